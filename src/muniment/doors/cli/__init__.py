@@ -1,0 +1,1 @@
+"""cli: a way in. See `muniment.doors`."""

@@ -1,0 +1,1 @@
+"""http: a way in. See `muniment.doors`."""

@@ -1,0 +1,1 @@
+"""wire: a way in. See `muniment.doors`."""
