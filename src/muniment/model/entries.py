@@ -106,13 +106,15 @@ class RulesApply(Entry):
 @dataclass(frozen=True, slots=True)
 class RulesActive(Entry):
     """This instance swapped its snapshot. declared: one "grant|identity or @group|target|verbs|resources|objects"
-    a line of every grant."""
+    a line of every grant. A set that does not fit in one leaf goes on in the next `rules.active` of the journal."""
 
     kind: ClassVar[str] = "rules.active"
     version: int = public(0)
     digest: str = public()
     apply: str = public()  # leaf hash of the apply
     declared: tuple[str, ...] = public(())
+    basics: str = public()  # hex SHA-256 of log/basics/<digest>.json, the published list that is in force
+    more: bool = public(False)  # the next rules.active of this journal holds further lines of this snapshot
 
 
 @dataclass(frozen=True, slots=True)
