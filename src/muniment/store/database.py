@@ -261,7 +261,7 @@ def _sqlite_connected(connection: DBAPIConnection, _record: object) -> None:
     # the driver must not begin transactions by itself: BEGIN IMMEDIATE below is ours
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "secure_delete=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
