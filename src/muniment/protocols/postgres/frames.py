@@ -1,6 +1,6 @@
 """Bytes of PostgreSQL's protocol 3.0: whole frames out of a stream, and the few messages that we write ourselves.
 
-Source: PostgreSQL manual, "Frontend/Backend Protocol", chapters "Message Formats" and "Error and Notice Message Fields".
+Source: PostgreSQL manual, "Frontend/Backend Protocol": "Message Formats", "Error and Notice Message Fields".
 """
 
 from __future__ import annotations

@@ -1,0 +1,455 @@
+"""Both logins of a PostgreSQL connection, as straight-line code: the client to us, then us to the target.
+
+Source: PostgreSQL manual, "Message Flow" (Start-up, SSL Session Encryption, Canceling Requests) and "SASL
+Authentication"; RFC 5802 and RFC 7677 for SCRAM-SHA-256.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import struct
+import unicodedata
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from muniment.model.access import Admission, Refusal
+from muniment.model.effects import Authorize, Dial, Read, Secure, Send, Side, Step, Unlock
+from muniment.model.errors import ProtocolError, Unavailable
+from muniment.protocols.postgres import catalogue, frames
+
+MAX_SECRET_BYTES = 16 << 10  # CI tokens are about 2,000; a header full of claims stays under 16 KiB
+MAX_LOGIN_FRAME_BYTES = 1 << 20  # what the target may say at once during its login
+MAX_SCRAM_ROUNDS = 200_000  # PostgreSQL's default is 4,096; a hostile target must not buy our CPU
+ENCODINGS = frozenset({"UTF8", "UNICODE", "SQL_ASCII"} | {f"LATIN{n}" for n in range(1, 11)})
+STARTUP = frozenset(
+    {
+        "application_name",
+        "client_encoding",
+        "datestyle",
+        "timezone",
+        "extra_float_digits",
+        "intervalstyle",
+        "bytea_output",
+        "search_path",
+        "statement_timeout",
+        "lock_timeout",
+        "idle_in_transaction_session_timeout",
+        "idle_session_timeout",
+        "client_min_messages",
+        "jit",
+        "geqo",
+        "default_transaction_isolation",
+        "default_transaction_read_only",
+        "default_transaction_deferrable",
+        "standard_conforming_strings",
+        "work_mem",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CancelKey:
+    """What a cancel request carries: whom it is for, and the proof."""
+
+    pid: int
+    secret: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Both sides are logged in. key: the target's own cancel key; status: transaction status; names: path and temps."""
+
+    admission: Admission
+    user: str
+    database: str
+    client_name: str
+    client_tls: str
+    target_tls: str
+    target_pid: int
+    target_key: bytes
+    parameters: dict[str, str]
+    path: tuple[str, ...]
+    temporary: frozenset[str]
+    status: int
+    server: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What this listener and this session bring to the login.
+
+    plain_ok: a password may come without TLS; tls: the listener can speak TLS; key: the cancel key that we give out;
+    tag: what stands as application_name in the target's log; nonce: 18 random bytes for SCRAM.
+    """
+
+    plain_ok: bool
+    tls: bool
+    key: CancelKey
+    tag: str
+    nonce: bytes
+
+
+class LoginRefused(Exception):
+    """The login ends here; `code` and `message` were said to the client."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+@dataclass(slots=True)
+class _Startup:
+    user: str = ""
+    database: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+    minor: int = 0
+    unknown: list[str] = field(default_factory=list)
+
+
+Login = Generator[Step, Any, "Ready | CancelKey"]
+
+
+def login(terms: Terms) -> Login:
+    """Log both sides in. Returns `Ready`, or the `CancelKey` when the connection is a cancel request.
+
+    Raises LoginRefused (already said to the client), ProtocolError, Unavailable.
+    """
+    secured = ""
+    while True:
+        size, code = struct.unpack("!ii", (yield Read(Side.CLIENT, 8)))
+        if code == frames.CANCEL_REQUEST and size == 16:
+            pid, secret = struct.unpack("!ii", (yield Read(Side.CLIENT, 8)))
+            return CancelKey(pid, secret)
+        if code == frames.SSL_REQUEST and size == 8 and not secured and terms.tls:
+            yield Send(Side.CLIENT, b"S")
+            secured = yield Secure(Side.CLIENT)
+            continue
+        if code in (frames.SSL_REQUEST, frames.GSSENC_REQUEST) and size == 8:
+            yield Send(Side.CLIENT, b"N")
+            continue
+        break
+    if code >> 16 != 3:
+        yield from _refuse("0A000", f"protocol {code >> 16}.{code & 0xFFFF} is not spoken here; use 3.0")
+    if not 8 <= size <= frames.MAX_STARTUP_BYTES:
+        raise ProtocolError(Side.CLIENT, f"startup packet of {size} bytes")
+    startup = _read_startup(code, (yield Read(Side.CLIENT, size - 8)))
+    yield from _check_startup(startup, bool(secured) or terms.plain_ok)
+    if startup.minor or startup.unknown:
+        body = struct.pack("!ii", 0, len(startup.unknown)) + b"".join(n.encode() + b"\0" for n in startup.unknown)
+        yield Send(Side.CLIENT, frames.frame(b"v", body))
+    secret_text = yield from _ask_password()
+    verdict = yield Authorize(startup.user, secret_text, startup.database)
+    if isinstance(verdict, Refusal):
+        yield from _refuse(
+            "28P01", f"login refused (ref {verdict.reference})", hint=_REF_HINT.format(verdict.reference)
+        )
+        raise AssertionError  # _refuse never returns
+    ready = yield from _target(terms, startup, verdict, secured)
+    hello = [frames.frame(b"R", b"\0\0\0\0")]
+    for name, value in ready.parameters.items():
+        hello.append(frames.frame(b"S", name.encode() + b"\0" + value.encode() + b"\0"))
+    hello.append(frames.frame(b"K", struct.pack("!ii", terms.key.pid, terms.key.secret)))
+    hello.append(frames.frame(b"Z", bytes([ready.status])))
+    yield Send(Side.CLIENT, b"".join(hello))
+    return ready
+
+
+_REF_HINT = "The operator of the gateway sees each check with: muniment logins show {}"
+
+
+def _refuse(code: str, message: str, *, hint: str = "", detail: str = "") -> Generator[Step, Any, None]:
+    yield Send(Side.CLIENT, frames.error(code, message, hint=hint, detail=detail, severity="FATAL"))
+    raise LoginRefused(code, message)
+
+
+def _read_startup(code: int, body: bytes) -> _Startup:
+    startup = _Startup(minor=code & 0xFFFF)
+    pos, end = 0, len(body)
+    while pos < end and body[pos]:
+        raw_name, pos = frames.cstring(Side.CLIENT, body, pos, end)
+        raw_value, pos = frames.cstring(Side.CLIENT, body, pos, end)
+        try:
+            name, value = raw_name.decode(), raw_value.decode()
+        except UnicodeDecodeError:
+            raise ProtocolError(Side.CLIENT, "a startup parameter is not UTF-8") from None
+        if name.startswith("_pq_."):
+            startup.unknown.append(name)
+        elif name == "user":
+            startup.user = value
+        elif name == "database":
+            startup.database = value
+        elif name == "options":
+            startup.settings.update(_options(value))
+        else:
+            startup.settings[name] = value
+    if pos != end - 1:
+        raise ProtocolError(Side.CLIENT, "startup packet does not end where it should")
+    startup.database = startup.database or startup.user
+    return startup
+
+
+def _options(text: str) -> dict[str, str]:
+    """The settings of `options`: `-c name=value` or `--name=value`; a backslash keeps the blank behind it."""
+    words: list[str] = []
+    word, started, escaped = "", False, False
+    for char in text:
+        if escaped:
+            word, escaped, started = word + char, False, True
+        elif char == "\\":
+            escaped = True
+        elif char in " \t\n\r\v\f":
+            if started:
+                words.append(word)
+            word, started = "", False
+        else:
+            word, started = word + char, True
+    if started:
+        words.append(word)
+    found: dict[str, str] = {}
+    pending = False
+    for item in words:
+        if item == "-c" and not pending:
+            pending = True
+            continue
+        text_of = item if pending else item[2:] if item.startswith(("-c", "--")) else ""
+        name, equals, value = text_of.partition("=")
+        found[name.replace("-", "_") if equals else f"options {item}"] = value
+        pending = False
+    return found
+
+
+def _check_startup(startup: _Startup, may_ask: bool) -> Generator[Step, Any, None]:
+    if not startup.user:
+        yield from _refuse("28000", "no user name in the startup packet")
+    replication = startup.settings.pop("replication", "").lower()
+    if replication not in ("", "false", "off", "no", "0"):
+        yield from _refuse("0A000", "replication connections do not pass this gateway", hint="Connect without it.")
+    for name, value in startup.settings.items():
+        lower = name.lower()
+        if lower not in STARTUP:
+            hint = "Leave it out, or SET it after connecting where a grant allows it."
+            yield from _refuse("0A000", f"startup parameter {name!r} is not on the gateway's list", hint=hint)
+        if lower == "client_encoding" and _encoding(value) not in ENCODINGS:
+            yield from _refuse("0A000", f"client_encoding {value!r} is refused", hint="Use UTF8.")
+        if lower == "standard_conforming_strings" and value.lower() not in ("on", "true", "yes", "1"):
+            yield from _refuse("0A000", "standard_conforming_strings must stay on", hint="Use E'...' for escapes.")
+    if not may_ask:
+        hint = "Use sslmode=verify-full with sslrootcert set to the gateway's CA certificate."
+        yield from _refuse("28000", "this gateway takes no password without TLS", hint=hint)
+
+
+def _encoding(value: str) -> str:
+    plain = value.upper().strip("'\"").replace("-", "").replace("_", "")
+    return {"SQLASCII": "SQL_ASCII", "ISO88591": "LATIN1", "AUTO": "UTF8"}.get(plain, plain)
+
+
+def _ask_password() -> Generator[Step, Any, str]:
+    yield Send(Side.CLIENT, frames.frame(b"R", b"\0\0\0\x03"))
+    kind, size = struct.unpack("!ci", (yield Read(Side.CLIENT, 5)))
+    if kind != b"p":
+        raise ProtocolError(Side.CLIENT, "expected a password message")
+    if not 5 <= size <= MAX_SECRET_BYTES + 5:
+        raise ProtocolError(Side.CLIENT, f"a secret of {size - 5} bytes; at most {MAX_SECRET_BYTES} are taken")
+    body: bytes = yield Read(Side.CLIENT, size - 4)
+    if body[-1:] != b"\0" or b"\0" in body[:-1]:
+        raise ProtocolError(Side.CLIENT, "the password message is not one text")
+    return body[:-1].decode("utf-8", "replace")
+
+
+# --- the target's side ---------------------------------------------------------------------------------------------
+
+
+def _target(terms: Terms, startup: _Startup, admission: Admission, client_tls: str) -> Generator[Step, Any, Ready]:
+    tag = terms.tag.encode()[:63].decode("utf-8", "ignore")
+    settings = {name: value for name, value in startup.settings.items() if name.lower() != "application_name"}
+    client_name = next((v for n, v in startup.settings.items() if n.lower() == "application_name"), "")
+    if not any(name.lower() == "client_encoding" for name in settings):
+        settings["client_encoding"] = "UTF8"
+    yield Dial()
+    target_tls = yield from _secure_target(admission)
+    yield from enter(admission.role, startup.database, {"application_name": tag, **settings}, terms.nonce)
+    parameters, pid, key, status = yield from until_ready()
+    if parameters.get("standard_conforming_strings", "on") != "on":
+        rows, more, status = yield from ask("SET standard_conforming_strings TO on")
+        parameters.update(more)
+    if _encoding(parameters.get("client_encoding", "UTF8")) not in ENCODINGS:
+        raise Unavailable(f"the target insists on client_encoding {parameters['client_encoding']!r}")
+    if client_name:
+        quoted = client_name.replace("'", "''")
+        _rows, more, status = yield from ask(f"SET application_name TO '{quoted}'")
+        parameters.update(more)
+    rows, _more, status = yield from ask(catalogue.PATH_QUERY)
+    path, temporary = catalogue.read_path(rows)
+    return Ready(
+        admission, startup.user, startup.database, client_name, client_tls, target_tls, pid, key, parameters, path,
+        temporary, status, parameters.get("server_version", ""),
+    )  # fmt: skip
+
+
+def _secure_target(admission: Admission) -> Generator[Step, Any, str]:
+    if admission.target.tls == "disable":
+        return ""
+    yield Send(Side.TARGET, struct.pack("!ii", 8, frames.SSL_REQUEST))
+    answer = yield Read(Side.TARGET, 1)
+    if answer != b"S":
+        mend = "turn TLS on there, or set tls.mode to disable in the Target"
+        raise Unavailable(f"target {admission.target.name} does not speak TLS", mend)
+    word: str = yield Secure(Side.TARGET)
+    return word
+
+
+def enter(user: str, database: str, settings: dict[str, str], nonce: bytes) -> Generator[Step, Any, None]:
+    """Send the startup packet to the target and answer what it asks, with the secret that `Unlock` gives."""
+    words = ["user", user, "database", database]
+    for name, value in settings.items():
+        words += [name, value]
+    body = struct.pack("!i", frames.PROTOCOL_3) + b"".join(word.encode() + b"\0" for word in words) + b"\0"
+    yield Send(Side.TARGET, struct.pack("!i", len(body) + 4) + body)
+    scram: _Scram | None = None
+    while True:
+        kind, body = yield from _frame()
+        if kind == b"N":
+            continue
+        if kind == b"E":
+            _target_refused(body)
+        if kind != b"R" or len(body) < 4:
+            raise ProtocolError(Side.TARGET, f"message {kind!r} in the middle of the login")
+        wanted, rest = int.from_bytes(body[:4], "big"), body[4:]
+        if wanted == 0:
+            if scram is not None and not scram.proved:
+                raise ProtocolError(Side.TARGET, "the target let us in without proving that it knows the secret")
+            return
+        secret = yield Unlock()
+        if wanted == 3:
+            yield Send(Side.TARGET, frames.frame(b"p", secret.encode() + b"\0"))
+        elif wanted == 5 and len(rest) == 4:
+            yield Send(Side.TARGET, frames.frame(b"p", _md5(user, secret, rest) + b"\0"))
+        elif wanted == 10:
+            if b"SCRAM-SHA-256" not in rest.split(b"\0"):
+                raise Unavailable("the target offers no SASL mechanism that we speak", "let it use SCRAM-SHA-256")
+            scram = _Scram(secret, nonce)
+            first = scram.first()
+            body = b"SCRAM-SHA-256\0" + struct.pack("!i", len(first)) + first
+            yield Send(Side.TARGET, frames.frame(b"p", body))
+        elif wanted == 11 and scram is not None:
+            yield Send(Side.TARGET, frames.frame(b"p", scram.final(rest)))
+        elif wanted == 12 and scram is not None:
+            scram.check(rest)
+        else:
+            mend = "let it use scram-sha-256, md5, password or trust for this role"
+            raise Unavailable(f"the target asks for authentication method {wanted}, which we do not speak", mend)
+
+
+def _target_refused(body: bytes) -> None:
+    values = frames.fields(Side.TARGET, body)
+    code = values.get("C", "")
+    if code.startswith("28"):
+        raise Unavailable(f"the target refused the gateway's login ({code})", "check the Target's role and secret")
+    raise TargetError(code, values.get("M", ""))
+
+
+class TargetError(Exception):
+    """The target refused the session for a reason that is the client's to know (no such database, too many ...)."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+def _frame() -> Generator[Step, Any, tuple[bytes, bytes]]:
+    kind, size = struct.unpack("!ci", (yield Read(Side.TARGET, 5)))
+    if not 4 <= size <= MAX_LOGIN_FRAME_BYTES or kind[0] not in frames.TARGET_KINDS:
+        raise ProtocolError(Side.TARGET, f"message {kind!r} of {size} bytes during the login")
+    body: bytes = (yield Read(Side.TARGET, size - 4)) if size > 4 else b""
+    return kind, body
+
+
+def until_ready() -> Generator[Step, Any, tuple[dict[str, str], int, bytes, int]]:
+    """Read up to ReadyForQuery. Returns (parameters, process id, cancel key, transaction status)."""
+    parameters: dict[str, str] = {}
+    pid, key = 0, b""
+    while True:
+        kind, body = yield from _frame()
+        if kind == b"S":
+            name, pos = frames.cstring(Side.TARGET, body, 0, len(body))
+            value, _ = frames.cstring(Side.TARGET, body, pos, len(body))
+            parameters[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+        elif kind == b"K" and len(body) >= 8:
+            pid, key = int.from_bytes(body[:4], "big"), body[4:]
+        elif kind == b"Z" and len(body) == 1:
+            return parameters, pid, key, body[0]
+        elif kind == b"E":
+            _target_refused(body)
+        elif kind != b"N":
+            raise ProtocolError(Side.TARGET, f"message {kind!r} before the target was ready")
+
+
+def ask(text: str) -> Generator[Step, Any, tuple[list[list[bytes | None]], dict[str, str], int]]:
+    """One query of our own, inside the login. Returns (rows, parameters that changed, transaction status)."""
+    yield Send(Side.TARGET, frames.query(text))
+    rows: list[list[bytes | None]] = []
+    parameters: dict[str, str] = {}
+    while True:
+        kind, body = yield from _frame()
+        if kind == b"D":
+            rows.append(frames.data_row(body))
+        elif kind == b"S":
+            name, pos = frames.cstring(Side.TARGET, body, 0, len(body))
+            value, _ = frames.cstring(Side.TARGET, body, pos, len(body))
+            parameters[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+        elif kind == b"E":
+            values = frames.fields(Side.TARGET, body)
+            raise Unavailable(f"the target refused a query of the gateway's own ({values.get('C', '')})")
+        elif kind == b"Z":
+            return rows, parameters, body[0]
+        elif kind not in (b"T", b"C", b"N", b"A"):
+            raise ProtocolError(Side.TARGET, f"message {kind!r} in answer to a query of the gateway's own")
+
+
+def _md5(user: str, secret: str, salt: bytes) -> bytes:
+    inner = hashlib.md5(secret.encode() + user.encode(), usedforsecurity=False).hexdigest()
+    return b"md5" + hashlib.md5(inner.encode() + salt, usedforsecurity=False).hexdigest().encode()
+
+
+class _Scram:
+    """The client's half of SCRAM-SHA-256, without channel binding. Source: RFC 5802, section 3; RFC 7677."""
+
+    def __init__(self, secret: str, nonce: bytes) -> None:
+        self._secret = unicodedata.normalize("NFKC", secret).encode()
+        self._nonce = base64.b64encode(nonce)
+        self._bare = b"n=,r=" + self._nonce
+        self._signature = b""
+        self.proved = False
+
+    def first(self) -> bytes:
+        return b"n,," + self._bare
+
+    def final(self, challenge: bytes) -> bytes:
+        parts = dict(part.split(b"=", 1) for part in challenge.split(b",") if b"=" in part)
+        try:
+            nonce, salt, rounds = parts[b"r"], base64.b64decode(parts[b"s"], validate=True), int(parts[b"i"])
+        except (KeyError, ValueError):
+            raise ProtocolError(Side.TARGET, "its SCRAM challenge cannot be read") from None
+        if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce):
+            raise ProtocolError(Side.TARGET, "its SCRAM challenge does not answer ours")
+        if not 1 <= rounds <= MAX_SCRAM_ROUNDS:
+            raise ProtocolError(Side.TARGET, f"its SCRAM challenge asks for {rounds} rounds")
+        salted = hashlib.pbkdf2_hmac("sha256", self._secret, salt, rounds)
+        client_key = hmac.digest(salted, b"Client Key", "sha256")
+        without_proof = b"c=biws,r=" + nonce
+        message = b",".join((self._bare, challenge, without_proof))
+        signature = hmac.digest(hashlib.sha256(client_key).digest(), message, "sha256")
+        proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
+        self._signature = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), message, "sha256")
+        return without_proof + b",p=" + base64.b64encode(proof)
+
+    def check(self, final: bytes) -> None:
+        wanted = b"v=" + base64.b64encode(self._signature)
+        if not self._signature or not hmac.compare_digest(final, wanted):
+            raise ProtocolError(Side.TARGET, "it does not know the secret that it asked us for")
+        self.proved = True
