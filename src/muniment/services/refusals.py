@@ -1,0 +1,117 @@
+"""Refused logins: a reference for the outside, a row for the operator, and evidence counted per source and minute."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from dataclasses import dataclass, field
+
+from muniment.model.access import Refusal
+from muniment.model.entries import AuthFail
+from muniment.model.errors import Unavailable
+from muniment.model.identity import Check
+from muniment.services.keysets import Append
+from muniment.services.oidc import shown
+from muniment.store.logins import LoginRow, Logins
+
+ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"  # what people do not misread on the telephone; 40 bits in eight
+MINUTE_US = 60_000_000
+MAX_SOURCES = 1_000  # (minute, source, target) kept in memory; beyond it they are counted as "other"
+MAX_REFERENCES = 20  # of one aggregate
+MAX_DETAILS = 20
+MAX_WAITING = 1_000  # rows not yet in the database; beyond it a refusal has its reference and its count, and no row
+WRITE_S = 2.0  # how long a refusal waits for its row: the database is never a reason to keep a stranger connected
+
+_log = logging.getLogger("muniment.access")
+
+
+@dataclass(slots=True)
+class _Aggregate:
+    count: int = 0
+    reasons: set[str] = field(default_factory=set)
+    references: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
+
+
+class Refusals:
+    """Where refused logins go. Used on the event loop only; the database is written in a thread, many rows at once."""
+
+    def __init__(self, logins: Logins, append: Append) -> None:
+        self._logins = logins
+        self._append = append
+        self._aggregates: dict[tuple[int, str, str], _Aggregate] = {}
+        self._waiting: list[LoginRow] = []
+        self._writing: asyncio.Lock = asyncio.Lock()
+
+    async def add(self, user: str, target: str, source: str, checks: tuple[Check, ...], now_us: int) -> Refusal:
+        """Record a refused login and give it its reference. target: a name from the rules, or empty."""
+        letters = "".join(secrets.choice(ALPHABET) for _ in range(8))
+        reference = f"{letters[:4]}-{letters[4:]}"
+        address = host_of(source)
+        self._count(reference, shown(user), target, address, checks, now_us)
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.append(LoginRow(reference, now_us, target, shown(user), shown(source), checks))
+            try:
+                async with asyncio.timeout(WRITE_S):
+                    await self._write(now_us)
+            except (TimeoutError, Unavailable) as why:
+                _log.warning("login.row.lost reference=%s why=%s", reference, type(why).__name__)
+        return Refusal(reference, checks)
+
+    async def _write(self, now_us: int) -> None:
+        # whoever gets the lock writes for all who wait: a flood of refusals is a few transactions, not thousands
+        async with self._writing:
+            rows, self._waiting = self._waiting, []
+            if rows:
+                await asyncio.to_thread(self._logins.add_refused, rows, now_us)
+
+    def _count(
+        self, reference: str, user: str, target: str, source: str, checks: tuple[Check, ...], now_us: int
+    ) -> None:
+        key = (now_us // MINUTE_US, source, target)
+        if key not in self._aggregates and len(self._aggregates) >= MAX_SOURCES:
+            key = (now_us // MINUTE_US, "other", "")
+        found = self._aggregates.setdefault(key, _Aggregate())
+        failed = [check.name for check in checks if not check.passed]
+        found.count += 1
+        found.reasons.update(failed)
+        if len(found.references) < MAX_REFERENCES:
+            found.references.append(reference)
+        detail = f"{user}: {', '.join(failed)}"
+        if len(found.details) < MAX_DETAILS and detail not in found.details:
+            found.details.append(detail)
+
+    def flush(self, now_us: int, *, everything: bool = False) -> int:
+        """Write the aggregates of minutes that are over, or all of them at shutdown; returns how many.
+
+        Raises Unavailable when the journal fails; nothing is forgotten then.
+        """
+        minute = now_us // MINUTE_US
+        due = [key for key in self._aggregates if everything or key[0] != minute]
+        if not due:
+            return 0
+        entries = []
+        for key in due:
+            found = self._aggregates[key]
+            entries.append(
+                AuthFail(
+                    count=found.count,
+                    reasons=tuple(sorted(found.reasons)),
+                    target=key[2],
+                    references=tuple(found.references),
+                    source=key[1],
+                    detail="\n".join(found.details),
+                )
+            )
+        self._append(entries)
+        for key in due:
+            del self._aggregates[key]
+        return len(due)
+
+
+def host_of(source: str) -> str:
+    """The address without its port: one client has many ports, and is one source."""
+    if source.startswith("["):
+        return source[1:].partition("]")[0]
+    return source.rpartition(":")[0] if source.count(":") == 1 else source
