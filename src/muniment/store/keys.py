@@ -77,7 +77,9 @@ class Keys:
                 _create(directory)
         except OSError as error:
             raise ConfigError(
-                Problem(str(directory), f"cannot make or list it ({error.strerror})", "let the gateway's user write here")
+                Problem(
+                    str(directory), f"cannot make or list it ({error.strerror})", "let the gateway's user write here"
+                )
             ) from error
         problems = _unsafe(directory, directory=True)
         texts: dict[str, bytes] = {}
