@@ -17,7 +17,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,8 +150,13 @@ def embedded() -> Build:
     return Build("embedded", package / "pginstall" / "bin", tls=False, user=user)
 
 
-def start_cluster(build: Build, *, databases: Sequence[str] = ("billing",)) -> Cluster:
-    """Make and start a cluster, ready when it returns: the logins of PASSWORDS, `billing.sql` in each database."""
+def start_cluster(
+    build: Build, *, databases: Sequence[str] = ("billing",), more: Mapping[str, str] | None = None
+) -> Cluster:
+    """Make and start a cluster, ready when it returns: the logins of PASSWORDS, `billing.sql` in each database.
+
+    more: settings of the server that add to SETTINGS or replace them.
+    """
     directory = _directory("postgres")
     data, port = directory / "data", free_port()
     _own(directory, build.user)
@@ -165,7 +170,7 @@ def start_cluster(build: Build, *, databases: Sequence[str] = ("billing",)) -> C
     if made.returncode:
         raise Broken(f"initdb ({build.name}) failed:\n{made.stdout}{made.stderr}")
     ca = None
-    settings = SETTINGS | {"port": str(port), "unix_socket_directories": str(directory)}
+    settings = SETTINGS | dict(more or {}) | {"port": str(port), "unix_socket_directories": str(directory)}
     (data / "pg_hba.conf").write_text(HBA + (HBA_TLS if build.tls else ""))
     if build.tls:
         ca = authority(directory, "target-ca")
@@ -235,9 +240,11 @@ def start_bouncer(cluster: Cluster, *, role: str = "report_trust", certificates:
 
 
 @contextlib.contextmanager
-def running(build: Build, *, databases: Sequence[str] = ("billing",)) -> Iterator[Cluster]:
+def running(
+    build: Build, *, databases: Sequence[str] = ("billing",), more: Mapping[str, str] | None = None
+) -> Iterator[Cluster]:
     """`start_cluster` as a context."""
-    cluster = start_cluster(build, databases=databases)
+    cluster = start_cluster(build, databases=databases, more=more)
     try:
         yield cluster
     finally:
