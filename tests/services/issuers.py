@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import ssl
 import threading
 import time
 from base64 import urlsafe_b64encode
@@ -35,7 +36,7 @@ class Forge:
         self.p384 = ec.generate_private_key(ec.SECP384R1())
         self.ed = ed25519.Ed25519PrivateKey.generate()
 
-    def jwk(self, alg: str, kid: str | None = "k", **more: Any) -> dict[str, Any]:
+    def jwk(self, alg: str, kid: str | None = "k", /, **more: Any) -> dict[str, Any]:
         key: dict[str, Any]
         if alg[:2] in ("RS", "PS"):
             public = self.rsa.public_key().public_numbers()
@@ -124,8 +125,8 @@ def answers(status: int = 200, body: bytes = b"", delay_s: float = 0.0, **header
 
 
 @contextmanager
-def site() -> Iterator[Site]:
-    """A site that runs inside the block."""
+def site(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
+    """A site that runs inside the block, on https where `tls` is given."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 5.0
@@ -151,6 +152,9 @@ def site() -> Iterator[Site]:
 
     server = Server(("127.0.0.1", 0), Handler)
     found = Site(server.server_address[1])
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        found.url = found.url.replace("http:", "https:")
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

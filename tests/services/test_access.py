@@ -226,8 +226,8 @@ def test_a_grant_to_a_group_needs_the_group(here: World, issuer: DemoIssuer) -> 
     assert "grant" in failed(asyncio.run(here.login(issuer.mint(CLAIMS))))
     for claim in ("finance", ["finance"], ["x", 7, "finance"]):
         admitted(asyncio.run(here.login(issuer.mint({**CLAIMS, "groups": claim}))))
-    for claim in (["Finance"], "finance,x", {"finance": True}, [["finance"]]):
-        assert "grant" in failed(asyncio.run(here.login(issuer.mint({**CLAIMS, "groups": claim}))))
+    for outside in (["Finance"], "finance,x", {"finance": True}, [["finance"]]):
+        assert "grant" in failed(asyncio.run(here.login(issuer.mint({**CLAIMS, "groups": outside}))))
 
 
 def test_grants_that_disagree_on_the_role_are_refused_not_chosen_from(here: World, issuer: DemoIssuer) -> None:
@@ -269,7 +269,7 @@ def test_a_refusal_is_found_by_its_reference_with_got_want_and_mend(here: World,
         row = here.logins.refused(written)
         assert row is not None
         assert row.checks == outcome.checks
-    assert (row.user, row.target, row.source) == ("nightly-report", "billing", "192.0.2.7:40000")
+        assert (row.user, row.target, row.source) == ("nightly-report", "billing", "192.0.2.7:40000")
     audience = check(outcome, "audience")
     assert (audience.got, audience.want) == ("elsewhere", DEPLOYMENT)
     assert DEPLOYMENT in audience.mend

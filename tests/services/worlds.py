@@ -7,7 +7,9 @@ import hashlib
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from muniment.model.access import Admission, Refusal
@@ -93,7 +95,12 @@ class World:
     async def login(
         self, secret: str, *, user: str = "nightly-report", database: str = "billing", **more: Any
     ) -> Admission | Refusal:
-        asked = {"target": self.rules.targets["billing"], "source": "192.0.2.7:40000", "tls": True, "now_us": now_us()}
+        asked: dict[str, Any] = {
+            "target": self.rules.targets["billing"],
+            "source": "192.0.2.7:40000",
+            "tls": True,
+            "now_us": now_us(),
+        }
         asked.update(more)
         return await self.access.authenticate(user, secret, asked.pop("target"), database=database, **asked)
 
@@ -109,9 +116,20 @@ class World:
         )
 
 
+@cache
+def _empty_database() -> bytes:
+    with TemporaryDirectory() as folder:
+        database = Database(Path(folder) / "empty.db")
+        database.upgrade()
+        database.close()
+        return (Path(folder) / "empty.db").read_bytes()
+
+
 def world(folder: Path, issuer_url: str, **issuer: Any) -> World:
+    (folder / "muniment.db").write_bytes(
+        _empty_database()
+    )  # migrating it anew for each test takes longer than the test
     database = Database(folder / "muniment.db")
-    database.upgrade()
     rules = Rules(
         version=7,
         issuers={"ci": Issuer("ci", issuer_url, **issuer)},

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -41,9 +40,14 @@ async def fetch_key_set(issuer: str, ca_file: str, timeout_s: float) -> str:
 
 
 async def _fetch(issuer: str, ca_file: str, timeout_s: float) -> str:
-    local = _may_be_asked(issuer, plain=True)
-    # loading the system's roots takes 20 ms and more: not on the event loop
-    trust = await asyncio.to_thread(ssl.create_default_context, cafile=ca_file or None)
+    if "?" in issuer or "#" in issuer:
+        raise Unavailable(f"{shown(issuer)} is not an https URL of a plain form", "an issuer has no query")
+    plain = issuer.startswith("http:")
+    local = _may_be_asked(issuer, plain=plain)
+    # loading the system's roots takes 40 ms: not on the event loop, and not where no TLS is spoken
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not plain:
+        trust = await asyncio.to_thread(ssl.create_default_context, cafile=ca_file or None)
     headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "muniment"}
     # a proxy of the environment is for the world outside, never for this machine
     async with httpx.AsyncClient(verify=trust, trust_env=not local, headers=headers, timeout=timeout_s) as client:
@@ -57,24 +61,22 @@ async def _fetch(issuer: str, ca_file: str, timeout_s: float) -> str:
         keys = found.get("jwks_uri")
         if not isinstance(keys, str):
             raise Unavailable(f"{where} names no jwks_uri", "ask who runs the issuer")
-        _may_be_asked(keys, plain=local)
+        _may_be_asked(keys, plain=plain)
         return await _get(client, keys)
 
 
 def _may_be_asked(url: str, *, plain: bool) -> bool:
     """Whether the URL is on this machine; raises Unavailable for one that must not be fetched.
 
-    plain: http may be spoken on loopback. An https issuer never leads to http, there neither.
+    plain: for an issuer on http, which is and leads to http on loopback only; else https leads to https only.
     """
-    try:
-        parts = urlsplit(url)
-        host, local = parts.hostname or "", is_loopback(parts.hostname or "")
-        odd = parts.username is not None or parts.query or parts.fragment or parts.port == 0
-    except ValueError:
-        host, local, odd = "", False, True
-    if not host or odd or not (parts.scheme == "https" or (parts.scheme == "http" and local and plain)):
+    parts = httpx.URL(url)  # the same reading as the one that will be fetched
+    local = is_loopback(parts.host)
+    good = (parts.scheme == "http" and local) if plain else parts.scheme == "https"
+    if not parts.host or parts.userinfo or parts.fragment or not good:
+        shape = shown(url.rpartition("@")[2])  # what is before an @ may be a password
         raise Unavailable(
-            f"{shown(url)} is not an https URL of a plain form", "an issuer speaks https (http only on loopback)"
+            f"{shape} is not an https URL of a plain form", "an issuer speaks https (http: loopback only)"
         )
     return local
 
@@ -93,7 +95,7 @@ async def _get(client: httpx.AsyncClient, url: str) -> str:
     at = httpx.URL(url)
     for _ in range(MAX_REDIRECTS + 1):
         async with client.stream("GET", at, follow_redirects=False) as response:
-            if response.is_redirect:
+            if response.has_redirect_location:
                 to = at.join(response.headers["location"])
                 if (to.scheme, to.host, to.port) != (at.scheme, at.host, at.port) or to.userinfo:
                     raise Unavailable(f"{at} leads to {shown(str(to))}", "only the issuer's own host may answer for it")
