@@ -40,10 +40,10 @@ def table(rows: Sequence[Row], peers: Sequence[str], *, unit: str, rate: str) ->
 def facts(postgres: str, command: str, rounds: int, seconds: int) -> str:
     """What the figures were measured on and with. No host name, no path."""
     return (
-        f"Made by `{command}`: {rounds} round{'s' if rounds > 1 else ''} of every case and peer in turn, {seconds} s each; medians, with the"
-        f" smallest and largest in brackets.\nMachine: {os.cpu_count()} shared cores ({platform.machine()}),"
-        f" {platform.system()} {platform.release().split('-')[0]}, Python {platform.python_version()},"
-        f" {postgres}, {_pgbouncer()}. Clients, server and proxies share the cores.\n"
+        f"Made by `{command}`: {rounds} rounds of every case and peer in turn, {seconds} s each; medians, with the"
+        f" smallest and\nlargest in brackets. Machine: {os.cpu_count()} shared cores ({platform.machine()}),"
+        f" {platform.system()} {platform.release().split('-')[0]}, Python {platform.python_version()},\n"
+        f"{postgres}, {_pgbouncer()}. Clients, server and proxies share the cores.\n"
     )
 
 
