@@ -1,0 +1,341 @@
+"""What a statement means at this target: names resolved as the server resolves them, prepared statements followed.
+
+Source: PostgreSQL manual, 5.10.3 "The Schema Search Path" and 8.16.5 "Using Composite Types in Queries" (a field that
+is no column is a function call).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from muniment.model.exchange import Action, Beneath, Catalog, Relation, Touch
+from muniment.protocols.sql.reading import How, Mode, Part, Reading, Refer, Rows, Use
+
+MAX_FOLLOWED = 4  # EXECUTE of a statement that is an EXECUTE ...; nobody writes more, and a ring must end
+
+SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax", "oid"})
+
+# pg_catalog's functions that take a whole row, so that `t.row_to_json` is row_to_json(t.*).
+ROW_FUNCTIONS = frozenset(
+    "any_value array_agg concat count first_value format hash_record hash_record_extended json_agg json_build_array "
+    "json_build_object jsonb_agg jsonb_build_array jsonb_build_object lag last_value lead max min num_nonnulls "
+    "num_nulls pg_column_size pg_typeof quote_literal quote_nullable record_out record_send row_to_json to_json "
+    "to_jsonb unnest json_agg_strict jsonb_agg_strict".split()
+)
+
+# Built-in functions by name or prefix that do more than compute from what they are given.
+_ACTING = frozenset({"nextval", "setval", "lowrite", "ts_stat", "ts_rewrite", "dblink", "set_config"})
+_ACTING_PREFIXES = ("lo_", "pg_", "brin_", "gin_", "query_to_", "table_to_", "schema_to_", "database_to_", "cursor_to_")
+_LOOKING_PREFIXES = (
+    "pg_get_", "pg_typeof", "pg_backend_pid", "pg_encoding_to_char", "pg_char_to_encoding", "pg_column_size",
+    "pg_client_encoding", "pg_my_temp_schema", "pg_is_other_temp_schema", "pg_relation_", "pg_table_", "pg_total_",
+    "pg_size_", "pg_database_size", "pg_tablespace_", "pg_indexes_size", "pg_index_", "pg_indexam_", "pg_options_",
+    "pg_describe_object", "pg_identify_object", "pg_conf_load_time", "pg_postmaster_start_time",
+    "pg_is_in_recovery", "pg_has_role", "pg_current_",
+)  # fmt: skip
+_LOOKING_SUFFIX = "_is_visible"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Names:
+    """How names are resolved for a statement. Equal when `key` is equal: the owner grows it with every change.
+
+    catalog: None: unknown; path: effective schemas in order, as `current_schemas(true)` gives them (pg_catalog and
+    pg_temp_N included), None: unknown; temporary: the session's temporary relations; prepared, cursors: name -> text
+    of the statement (protocol-level statements and portals too: they share the server's name spaces).
+    """
+
+    catalog: Catalog | None
+    path: tuple[str, ...] | None
+    temporary: frozenset[str] = frozenset()
+    prepared: Mapping[str, str] = field(default_factory=dict)
+    cursors: Mapping[str, str] = field(default_factory=dict)
+    key: Hashable = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Names) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def needs(reading: Reading, names: Names | None) -> tuple[str, ...]:
+    """The texts of the prepared statements and cursors that it refers to: what `resolve` wants in `others`.
+
+    Call it again on the reading of each such text: it may refer to a further one.
+    """
+    known = _Known(names)
+    texts: dict[str, None] = {}
+    for part in reading.parts:
+        for refer in part.refers:
+            text = known.text(refer)
+            if text is not None:
+                texts[text] = None
+        known.follow(part)
+    return tuple(texts)
+
+
+def resolve(reading: Reading, names: Names | None, others: Mapping[str, Reading]) -> Action:
+    """The Action of a text under these names. Total; what cannot be resolved makes it `complete=False`.
+
+    others: the readings of the texts that `needs` gave. None for names: only qualified names are resolved.
+    """
+    if reading.why:
+        return Action((), complete=False, why=reading.why, changes_names=True, traits=frozenset({"opaque"}))
+    work = _Work(names, others)
+    for part in reading.parts:
+        work.add(part, Mode.RUN)
+    return work.action(len(reading.parts))
+
+
+def opaque(why: str) -> Action:
+    """The Action of what could not be read at all."""
+    return resolve(Reading(why=why), None, {})
+
+
+class _Known:
+    """Prepared statements and cursors as they stand while a text is gone through."""
+
+    def __init__(self, names: Names | None) -> None:
+        self._names = names
+        self._here: dict[tuple[str, str], str | None] = {}
+        self._gone: set[str] = set()
+
+    def text(self, refer: Refer) -> str | None:
+        """The text behind a name, None where there is none."""
+        key = (refer.kind, refer.name)
+        if key in self._here:
+            return self._here[key]
+        if refer.kind in self._gone or self._names is None:
+            return None
+        known = self._names.prepared if refer.kind == "prepared" else self._names.cursors
+        return known.get(refer.name)
+
+    def follow(self, part: Part) -> None:
+        """Apply what a statement forgets and defines."""
+        for kind, name in part.forgets:
+            if name == "*":
+                self._gone.add(kind)
+                self._here = {key: text for key, text in self._here.items() if key[0] != kind}
+            else:
+                self._here[kind, name] = None
+        for kind, name, text in part.defines:
+            self._here[kind, name] = text
+
+
+class _Work:
+    """An Action in the making."""
+
+    def __init__(self, names: Names | None, others: Mapping[str, Reading]) -> None:
+        self._catalog = names.catalog if names else None
+        self._path = _searched(names)
+        self._temporary = names.temporary if names else frozenset[str]()
+        self._others = others
+        self._known = _Known(names)
+        self._touches: dict[Touch, None] = {}
+        self._outputs: list[tuple[Beneath, ...] | None] = []
+        self._traits: set[str] = set()
+        self._columns: set[str] = set()
+        self._defines: dict[tuple[str, str], str] = {}
+        self._forgets: dict[tuple[str, str], None] = {}
+        self._why = ""
+        self._reads_only = True
+        self._changes_names = False
+        self._copies_rows = False
+        self._counted = True  # False once nobody can say which result a later statement's rows are
+        self._blind = False  # True after a statement of this text that may change what names mean
+        self._depth = 0
+
+    def action(self, parts: int) -> Action:
+        """What has been gathered."""
+        if parts > 1:
+            self._traits.add("several-statements")
+        return Action(
+            touches=tuple(self._touches),
+            outputs=tuple(self._outputs),
+            traits=frozenset(self._traits),
+            complete=not self._why,
+            why=self._why,
+            reads_only=self._reads_only and not self._why,
+            changes_names=self._changes_names or bool(self._why),
+            defines=tuple((kind, name, text) for (kind, name), text in self._defines.items()),
+            forgets=tuple(self._forgets),
+            copies_rows=self._copies_rows,
+            columns=frozenset(self._columns),
+        )
+
+    def add(self, part: Part, mode: Mode) -> None:
+        """Take in one statement, as far as `mode` says."""
+        if part.why:
+            self._refuse(part.why)
+        called: list[bool] = [self._use(use) for use in part.uses]
+        foreign = any(called)
+        attribute = self._fields(part)
+        self._traits |= part.traits
+        self._columns |= part.columns
+        if attribute:
+            self._columns.add("*")
+        self._reads_only &= part.reads_only and not foreign and not attribute and not self._acts(part)
+        self._copies_rows |= part.copies_rows
+        before = len(self._outputs)
+        for refer in part.refers:
+            self._follow(refer)
+        if mode is not Mode.TOUCHES and len(self._outputs) == before and not part.refers:
+            self._rows(part, called, attribute)
+        if mode is Mode.RUN:
+            self._remember(part)
+        if part.changes_names or foreign or attribute:
+            self._changes_names = True
+            self._blind = True
+
+    def _refuse(self, why: str) -> None:
+        self._why = self._why or why
+
+    def _rows(self, part: Part, called: list[bool], attribute: bool) -> None:
+        """Add the outputs of a statement that answers with rows."""
+        if part.rows is Rows.NO:
+            return
+        if part.rows is Rows.MAYBE:
+            self._counted = False
+        if part.outputs is None or not self._counted:
+            self._outputs.append(None)
+            return
+        outs: list[Beneath] = []
+        for out in part.outputs:
+            if out.columns is None or any(called[call] for call in out.calls):
+                outs.append(None)  # nobody knows what a function of the target's own gives back
+            else:
+                outs.append(out.columns | {"*"} if attribute else out.columns)
+        self._outputs.append(tuple(outs))
+
+    def _remember(self, part: Part) -> None:
+        """Keep the sum of what is defined and forgotten: forgets first, then defines, gives the state after it all."""
+        self._known.follow(part)
+        for kind, name in part.forgets:
+            self._forgets[kind, name] = None
+            gone = [key for key in self._defines if key[0] == kind and name in ("*", key[1])]
+            for key in gone:
+                del self._defines[key]
+        for kind, name, text in part.defines:
+            self._defines[kind, name] = text
+
+    def _follow(self, refer: Refer) -> None:
+        """Take in the prepared statement or cursor that is referred to."""
+        text = self._known.text(refer)
+        inner = self._others.get(text) if text is not None else None
+        what = "prepared statement" if refer.kind == "prepared" else "cursor"
+        if inner is None or inner.why or len(inner.parts) != 1 or self._depth >= MAX_FOLLOWED:
+            self._refuse(f"the {what} that it names is not known")
+            self._counted = False
+            self._outputs.append(None)
+            return
+        self._depth += 1
+        self.add(inner.parts[0], refer.mode)
+        self._depth -= 1
+
+    def _acts(self, part: Part) -> bool:
+        """Whether a built-in function in it does more than compute."""
+        return any(use.kind == "function" and use.verb == "call" and _acting(use.name) for use in part.uses)
+
+    # names
+
+    def _use(self, use: Use) -> bool:
+        """Add the touches of a use. True: it calls a function that is not the server's own."""
+        if use.catalog and (self._catalog is None or use.catalog != self._catalog.database):
+            self._refuse("it names another database")
+        names = self._resolved(use)
+        for name in names:
+            self._touches[Touch(use.kind, name, use.verb)] = None
+        if use.verb != "call" or use.kind not in ("function", "operator"):
+            return False
+        return not all(name.startswith("pg_catalog.") for name in names)
+
+    def _resolved(self, use: Use) -> tuple[str, ...]:
+        """The full names that a use may mean; all of them must be permitted."""
+        if use.how is How.FIXED:
+            return (use.name,)
+        if use.how is How.DATABASE:
+            return (self._catalog.database if self._catalog else "?.database",)
+        if use.schema:
+            schema = use.schema
+        elif self._blind or self._path is None or self._catalog is None:
+            self._refuse("names without a schema cannot be resolved here")
+            schema = "?"
+        elif use.how is How.FUNCTION:
+            return self._functions(use.name, self._path)
+        elif use.how is How.CREATE:
+            schema = next(iter(_own(self._path)), "?")
+        elif use.how is How.OBJECT:
+            return tuple(f"{schema}.{use.name}" for schema in _own(self._path)) or (f"?.{use.name}",)
+        else:
+            schema = self._schema(use.name)
+        if use.how is How.CHILD:
+            return (f"{schema}.{use.name}.{use.sub}",)
+        return (f"{schema}.{use.sub if use.how is How.BESIDE else use.name}",)
+
+    def _schema(self, name: str) -> str:
+        """The schema of an unqualified relation, "?" where there is none."""
+        assert self._path is not None and self._catalog is not None
+        for schema in self._path:
+            if schema.startswith("pg_temp"):
+                if name in self._temporary:
+                    return "pg_temp"
+            elif (schema, name) in self._catalog.relations:
+                return schema
+        return "?"
+
+    def _functions(self, name: str, path: Iterable[str]) -> tuple[str, ...]:
+        """Every schema of the path that has a function of that name."""
+        having = self._catalog.functions.get(name, frozenset()) if self._catalog else frozenset()
+        return tuple(f"{schema}.{name}" for schema in path if schema in having) or (f"?.{name}",)
+
+    def _fields(self, part: Part) -> bool:
+        """Add a call for every `relation.name` that is, or may be, a function call. True: there was one."""
+        found = False
+        for schema, relation, name in part.fields:
+            if self._blind or self._path is None or self._catalog is None:
+                self._refuse("whether a field is a column cannot be known here")
+                continue
+            known = self._relation(schema, relation) if relation else None
+            if name in SYSTEM_COLUMNS or (known and any(column == name for _, column in known.columns)):
+                continue
+            having = self._catalog.functions.get(name, frozenset())
+            if known is None and name not in ROW_FUNCTIONS:
+                having = having - {"pg_catalog"}
+            for candidate in self._path:
+                if candidate in having:
+                    self._touches[Touch("function", f"{candidate}.{name}", "call")] = None
+                    found = True
+        return found
+
+    def _relation(self, schema: str, name: str) -> Relation | None:
+        """A relation of the catalog; None for temporary and unknown ones."""
+        assert self._catalog is not None
+        return self._catalog.relations.get((schema or self._schema(name), name))
+
+
+def _searched(names: Names | None) -> tuple[str, ...] | None:
+    """The path with what the server searches even if the path does not say so: temporary relations, pg_catalog."""
+    if names is None or names.path is None:
+        return None
+    path = names.path
+    if "pg_catalog" not in path:
+        path = ("pg_catalog", *path)
+    if not any(schema.startswith("pg_temp") for schema in path):
+        path = ("pg_temp", *path)
+    return path
+
+
+def _own(path: Iterable[str]) -> list[str]:
+    """The schemas of a path in which things that are not the server's own can be."""
+    return [schema for schema in path if not schema.startswith("pg_") and schema != "information_schema"]
+
+
+def _acting(name: str) -> bool:
+    """Whether a built-in function may write, signal, wait or read files. Names only; errs to True."""
+    if name in _ACTING:
+        return True
+    if not name.startswith(_ACTING_PREFIXES):
+        return False
+    return not (name.startswith(_LOOKING_PREFIXES) or name.endswith(_LOOKING_SUFFIX))
