@@ -22,6 +22,7 @@ from muniment.services import refusals
 from tests.services.worlds import BILLING, DEPLOYMENT, READS, REPORT, World, check, failed, now_us, world
 
 CLAIMS: dict[str, Any] = {"sub": "repo:acme/report", "aud": DEPLOYMENT, "repository_id": "456789"}
+CONDITION = (("repository_id", "456789"),)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_any_one_binding_is_enough_and_an_issuer_may_have_its_own_audience(here:
 
 
 def test_two_issuers_of_one_url_are_each_tried_with_their_own_terms(here: World, issuer: DemoIssuer) -> None:
-    here.changes(logins=(OidcLogin("ci", ()), OidcLogin("ci-two", (("repository_id", "456789"),))))
+    here.changes(logins=(OidcLogin("ci", CONDITION), OidcLogin("ci-two", CONDITION)))
     here.rules = replace(
         here.rules,
         issuers={
@@ -188,6 +189,13 @@ def test_a_good_token_of_an_issuer_that_the_identity_is_not_bound_to_is_refused(
 ) -> None:
     here.changes(logins=(OidcLogin("elsewhere", ()),))
     assert failed(asyncio.run(here.login(issuer.mint(CLAIMS)))) == ["binding"]
+
+
+def test_a_binding_without_conditions_binds_nobody(here: World, issuer: DemoIssuer) -> None:
+    here.changes(logins=(OidcLogin("ci", ()),))
+    assert failed(asyncio.run(here.login(issuer.mint(CLAIMS)))) == ["binding"]
+    here.changes(logins=(OidcLogin("ci", ()), OidcLogin("ci", CONDITION)))
+    admitted(asyncio.run(here.login(issuer.mint(CLAIMS))))
 
 
 def test_a_good_token_does_not_open_somebody_elses_identity(here: World, issuer: DemoIssuer) -> None:

@@ -279,11 +279,12 @@ def _binding(rule: IdentityRule | None, issuer: Issuer, token: oidc.Token) -> tu
     missed: list[Check] = []
     for place, login in enumerate(logins):
         found = oidc.check_conditions(token.claims, login.match, f"Identity/{rule.name}")
-        if all(check.passed for check in found):
+        # a binding without a condition would let in whatever its issuer signs for, the neighbour's job included
+        if found and all(check.passed for check in found):
             binding = Check("binding", True, f"login {place}", want)
             return [*general, *found, binding], names | {name for name, _ in login.match}
         missed += found
-    mend = "run the workload from where the identity expects it, or change its `match`"
+    mend = "run the workload from where the identity expects it, or name immutable claims of it in `match`"
     binding = Check("binding", False, f"none of {len(logins)} matches", want, mend)
     return [*general, *missed[:MAX_CONDITIONS], binding], names
 
