@@ -7,7 +7,8 @@ is no column is a function call).
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from muniment.model.exchange import Action, Beneath, Catalog, Relation, Touch
 from muniment.protocols.sql.reading import How, Mode, Part, Reading, Refer, Rows, Use
@@ -18,10 +19,12 @@ SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax", 
 
 # pg_catalog's functions that take a whole row, so that `t.row_to_json` is row_to_json(t.*).
 ROW_FUNCTIONS = frozenset(
-    "any_value array_agg concat count first_value format hash_record hash_record_extended json_agg json_build_array "
-    "json_build_object jsonb_agg jsonb_build_array jsonb_build_object lag last_value lead max min num_nonnulls "
-    "num_nulls pg_column_size pg_typeof quote_literal quote_nullable record_out record_send row_to_json to_json "
-    "to_jsonb unnest json_agg_strict jsonb_agg_strict".split()
+    """
+    any_value array_agg concat count first_value format hash_record hash_record_extended json_agg json_agg_strict
+    json_build_array json_build_object jsonb_agg jsonb_agg_strict jsonb_build_array jsonb_build_object lag last_value
+    lead max min num_nonnulls num_nulls pg_column_size pg_typeof quote_literal quote_nullable record_out record_send
+    row_to_json to_json to_jsonb unnest
+    """.split()
 )
 
 # Built-in functions by name or prefix that do more than compute from what they are given.
@@ -39,11 +42,13 @@ _LOOKING_SUFFIX = "_is_visible"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Names:
-    """How names are resolved for a statement. Equal when `key` is equal: the owner grows it with every change.
+    """How names are resolved for a statement. Equal when `key` is equal.
 
     catalog: None: unknown; path: effective schemas in order, as `current_schemas(true)` gives them (pg_catalog and
     pg_temp_N included), None: unknown; temporary: the session's temporary relations; prepared, cursors: name -> text
     of the statement (protocol-level statements and portals too: they share the server's name spaces).
+    key: of everything but `prepared` and `cursors`, which matter only to the few texts that `needs` something; made
+    from the catalog's version, the path and the temporary relations where none is given.
     """
 
     catalog: Catalog | None
@@ -53,11 +58,20 @@ class Names:
     cursors: Mapping[str, str] = field(default_factory=dict)
     key: Hashable = None
 
+    def __post_init__(self) -> None:
+        if self.key is None:
+            version = self.catalog.version if self.catalog else None
+            object.__setattr__(self, "key", (version, self.path, self.temporary))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Names) and self.key == other.key
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+    def replaced(self, **changes: Any) -> Names:
+        """The same with some fields changed, and the key made anew."""
+        return replace(self, key=None, **changes)
 
 
 def needs(reading: Reading, names: Names | None) -> tuple[str, ...]:
@@ -186,8 +200,9 @@ class _Work:
         if mode is Mode.RUN:
             self._remember(part)
         if part.changes_names or foreign or attribute:
-            self._changes_names = True
-            self._blind = True
+            self._changes_names = self._blind = True
+        if "transaction-end" in part.traits:
+            self._blind = True  # what was SET LOCAL in an earlier text is undone
 
     def _refuse(self, why: str) -> None:
         self._why = self._why or why

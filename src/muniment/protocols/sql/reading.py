@@ -1,4 +1,4 @@
-"""What a text of SQL says by itself, before any name in it is resolved. Readers make it; `meaning` turns it into an Action."""
+"""What a text of SQL says by itself, before any name in it is resolved. `meaning` turns it into an Action."""
 
 from __future__ import annotations
 
