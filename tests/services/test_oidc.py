@@ -198,7 +198,7 @@ def test_injected_key_headers_are_ignored_where_the_signature_is_the_issuers(her
     assert set(page.hits) == {"/.well-known/openid-configuration", "/jwks"}
 
 
-@pytest.mark.parametrize("typ", ["JWT", "jwt", "at+jwt", "application/at+jwt"])
+@pytest.mark.parametrize("typ", ["JWT", "jwt", "JOSE", "at+jwt", "application/at+jwt"])
 def test_id_tokens_and_access_tokens_are_taken(typ: str, here: World, page: Site) -> None:
     token = MINE.token(claims(page.url), header={"alg": "RS256", "kid": "k", "typ": typ})
     assert failed(login(here, token)) == []

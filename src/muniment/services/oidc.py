@@ -42,7 +42,7 @@ ALGORITHMS: dict[str, tuple[str, str]] = {
     "ES512": ("EC", "P-521"),
     "EdDSA": ("OKP", "Ed25519"),
 }
-TYPES = ("", "jwt", "at+jwt")  # of the `typ` header; anything else is another kind of token (RFC 8725, 3.11)
+TYPES = ("", "jwt", "jose", "at+jwt")  # of the `typ` header; anything else is another kind of token (RFC 8725, 3.11)
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]*\Z")
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # always matches at a quote: linear on hostile text

@@ -50,6 +50,8 @@ class Refusals:
         reference = f"{letters[:4]}-{letters[4:]}"
         address = host_of(source)
         self._count(reference, shown(user), target, address, checks, now_us)
+        failed = ",".join(check.name for check in checks if not check.passed)
+        _log.info("login.refused reference=%s target=%s failed=%s", reference, target, failed)
         if len(self._waiting) < MAX_WAITING:
             self._waiting.append(LoginRow(reference, now_us, target, shown(user), shown(source), checks))
             try:
