@@ -42,7 +42,8 @@ class Record(Protocol):
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a held exchange asks of people. bound: see `decisions.bound`; owner: of the identity; initiator: what the
-    token says set the run going, so that this person cannot approve it."""
+    token says set the run going, so that this person cannot approve it; recorded: what the record keeps in place of a
+    statement that touches something protected, empty where it keeps the statement itself."""
 
     ses: str
     n: int
@@ -59,6 +60,7 @@ class Question:
     parameters: tuple[Parameter, ...]
     question: str
     initiator: str = ""
+    recorded: str = ""
 
     @property
     def bound(self) -> str:
@@ -162,7 +164,7 @@ class Approvals:
                 ApprovalRequest(
                     approval=name, ses=question.ses, n=question.n, identity=question.identity, target=question.target,
                     rule=question.rule, approvers=question.approvers, count=question.count, expires_us=expires,
-                    bound=bound, question=question.question, statement=question.statement,
+                    bound=bound, question=question.question, statement=question.recorded or question.statement,
                 )
             ]
         )  # fmt: skip

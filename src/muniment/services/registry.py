@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from muniment.judge import manifests, policy
-from muniment.judge.manifests import Document
+from muniment.judge.documents import Document
 from muniment.model.entries import DocumentVersion, Entry, RulesActive, RulesApply
 from muniment.model.errors import ConfigError, Problem, Unavailable
 from muniment.model.rules import Rules
@@ -136,6 +136,10 @@ class Registry:
             version = await self._commit(found, by)
             await self._journal.durable()
             return Applied(version, found.words, True)
+
+    async def versions(self, limit: int = 100) -> list[ApplyRow]:
+        """The numbered versions of the set, newest first."""
+        return await asyncio.to_thread(rows.versions, self._database, limit)
 
     async def watch(self) -> None:
         """Follow the directory for ever; started by the program where there is one."""

@@ -1,1 +1,1 @@
-"""http: a way in. See `muniment.doors`."""
+"""http: a way in. See `muniment.doors`. Home of FastAPI and uvicorn."""
