@@ -67,11 +67,21 @@ def lines_of(evidence: Path) -> list[bytes]:
     return (evidence / "journal" / f"{INSTANCE}.jsonl").read_bytes().splitlines()
 
 
+def all_payloads(evidence: Path, keys: Keys) -> dict[int, payloads.Payload]:
+    """Every payload by its line's number; the later one where a torn batch left one behind."""
+    path = payloads.path_of(evidence, INSTANCE)
+    with path.open("rb") as file:
+        opener = payloads.Opener(file.fileno(), INSTANCE, keys)
+        blocks = [block for block in payloads.walk(file.fileno(), 0, path.stat().st_size) if block.first]
+        return {record.iseq: record for block in blocks for record in opener.records(block.offset)}
+
+
 def check(evidence: Path, keys: Keys, lost: int = 0) -> list[dict[str, Any]]:
     """Every line is canonical, numbered densely, chained, in time, and opens to what it commits to (but for `lost`)."""
     data = (evidence / "journal" / f"{INSTANCE}.jsonl").read_bytes()
     assert not data or data.endswith(b"\n")
     found = []
+    opened_payloads = all_payloads(evidence, keys)
     before, t_us = "", 0
     for number, raw in enumerate(data.splitlines(), 1):
         line = canonical.decode(raw)
@@ -79,7 +89,7 @@ def check(evidence: Path, keys: Keys, lost: int = 0) -> list[dict[str, Any]]:
         assert line.get("iprev", "") == before
         assert line["t"] >= t_us
         before, t_us = sha256(b"\0" + raw).hexdigest(), line["t"]
-        payload = payloads.read(evidence, INSTANCE, keys, number)
+        payload = opened_payloads.get(number)
         if payload is None and "sd" in line:
             lost -= 1
         else:

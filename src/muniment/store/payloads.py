@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -150,6 +151,12 @@ class Opener:
             raise Unavailable(what, _DAMAGED) from None
         yield from _records(plain)
 
+    def newest(self) -> None:
+        """Raises Unavailable if there is a newest segment and its key is not ours."""
+        at = segment_before(self._file, os.fstat(self._file).st_size, sys.maxsize)
+        if _segment_ok(os.pread(self._file, SEGMENT.size, at)):
+            self._cipher(at)
+
     def whole(self, block: Block) -> bool:
         """Whether a block that `walk` found is what was written. Raises Unavailable if its key is not ours."""
         if block.first:
@@ -210,10 +217,10 @@ def pack_record(iseq: int, secret: bytes, fields: dict[str, bytes]) -> bytes:
 def _find(file: int, iseq: int) -> int | None:
     end = os.fstat(file).st_size
     for block in walk(file, segment_before(file, end, iseq), end):
-        if block.first <= iseq <= block.last:
-            return block.offset
         if block.first > iseq:
             break
+        if block.first and iseq <= block.last:
+            return block.offset
     return None
 
 

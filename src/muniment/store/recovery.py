@@ -287,6 +287,7 @@ def scan_payloads(file: int, scan: Scan, instance: str, keys: Keys, mark: Positi
     """
     size = os.fstat(file).st_size
     opener = Opener(file, instance, keys)
+    opener.newest()
     end = scan.at.payloads
     for block in walk(file, scan.at.payloads, size):
         if block.first > scan.at.iseq or (block.end > mark.payloads and not opener.whole(block)):
