@@ -17,11 +17,16 @@ class Side(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Write to `side`. original: what the target had sent where `data` shows it masked; else None."""
+    """Write to `side`.
+
+    original: what the target had sent where `data` shows it masked; recorded: what the recording holds in the place of
+    `data`, where a request has values in it that the record must not show; None: the recording holds `data`.
+    """
 
     side: Side
     data: bytes
     original: bytes | None = None
+    recorded: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,19 @@ class SessionTarget(Entry):
 
 
 @dataclass(frozen=True, slots=True)
+class CatalogueRead(Entry):
+    """The gateway read the names of a database for itself, over a connection of its own with this role."""
+
+    kind: ClassVar[str] = "catalogue"
+    target: str = public()
+    database: str = public()
+    role: str = public()
+    pid: int = public(0)
+    relations: int = public(0)
+    digest: str = public()  # hex SHA-256 of what the target answered
+
+
+@dataclass(frozen=True, slots=True)
 class SessionClose(Entry):
     """A session's end. exchanges: last n; frames: chunks of its recording; recording: hex SHA-256 of the stored file;
     shown: hex root over the plaintext chunks; originals*: the same for the sealed stream, empty where there is none.

@@ -53,13 +53,21 @@ class Masks(Protocol):
     def parameters(self, parameters: tuple[Parameter, ...]) -> bool:
         """Whether a detector hits in a bound value."""
 
+    @property
+    def forgets(self) -> bool:
+        """Whether originals are kept nowhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """Let it through. rule: the grant's name (or "basics"); masks: None where nothing is masked at this target."""
+    """Let it through. rule: the grant's name (or "basics"); masks: None where nothing is masked at this target.
+
+    shown: the statement with its literals replaced, where its values must not be recorded; None: it may be recorded.
+    """
 
     rule: str
     masks: Masks | None = None
+    shown: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

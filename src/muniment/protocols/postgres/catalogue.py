@@ -14,10 +14,10 @@ from muniment.model.exchange import Catalog, Relation
 Rows = Sequence[Sequence[bytes | None]]
 
 PATH_QUERY = """
-SELECT 'p' AS kind, s.name::pg_catalog.text, s.n::pg_catalog.text
+SELECT 'p' AS kind, s.name::pg_catalog.text, s.n::pg_catalog.text, '', ''
   FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) WITH ORDINALITY AS s(name, n)
 UNION ALL
-SELECT 't', c.relname::pg_catalog.text, '0' FROM pg_catalog.pg_class AS c
+SELECT 't', c.relname::pg_catalog.text, '0', '', '' FROM pg_catalog.pg_class AS c
  WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()
 """
 
@@ -52,7 +52,7 @@ def read_path(rows: Rows) -> tuple[tuple[str, ...], frozenset[str]]:
     path: list[tuple[int, str]] = []
     temporary: set[str] = set()
     for row in rows:
-        kind, name, order = _texts(row)
+        kind, name, order, *_ = _texts(row)
         if kind == "p":
             path.append((int(order), name))
         else:

@@ -25,6 +25,7 @@ _INT32 = struct.Struct("!i")
 _INT16 = struct.Struct("!h")
 _COLUMN = struct.Struct("!ihihih")  # table, column number, type, type size, type modifier, format
 
+SSL_REQUEST_PACKET = struct.pack("!ii", 8, SSL_REQUEST)
 SYNC = b"S\x00\x00\x00\x04"
 FLUSH = b"H\x00\x00\x00\x04"
 TERMINATE = b"X\x00\x00\x00\x04"

@@ -293,7 +293,7 @@ def _target(terms: Terms, startup: _Startup, admission: Admission, client_tls: s
 def _secure_target(admission: Admission) -> Generator[Step, Any, str]:
     if admission.target.tls == "disable":
         return ""
-    yield Send(Side.TARGET, struct.pack("!ii", 8, frames.SSL_REQUEST))
+    yield Send(Side.TARGET, frames.SSL_REQUEST_PACKET)
     answer = yield Read(Side.TARGET, 1)
     if answer != b"S":
         mend = "turn TLS on there, or set tls.mode to disable in the Target"

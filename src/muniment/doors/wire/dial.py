@@ -1,0 +1,61 @@
+"""Connections to targets: for sessions, for their cancel requests, and for the catalogue."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+
+from muniment.doors.wire.pipe import Gone, Pipe
+from muniment.doors.wire.tls import target_context
+from muniment.model.errors import Unavailable
+from muniment.model.rules import Target
+from muniment.protocols.postgres import frames
+
+CONNECT_S = 5.0
+CANCEL_S = 5.0
+
+
+async def dial(target: Target) -> Pipe:
+    """Connect to a target. Unavailable when it cannot be reached in time."""
+    loop = asyncio.get_running_loop()
+    where = f"target {target.name} at {target.host}:{target.port}"
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            _, pipe = await loop.create_connection(Pipe, target.host, target.port)
+    except TimeoutError:
+        raise Unavailable(
+            f"{where} did not answer within {CONNECT_S:.0f} s", "see that it runs and is reached"
+        ) from None
+    except OSError as error:
+        raise Unavailable(f"{where} cannot be reached ({error.strerror or error})", "see that it runs") from error
+    return pipe
+
+
+async def secure(pipe: Pipe, target: Target) -> str:
+    """Begin TLS with a target, as its manifest says. Unavailable when its certificate is not the wanted one."""
+    if pipe.waiting_bytes:
+        raise Unavailable(f"target {target.name} sent bytes before TLS began", "see who answers at its address")
+    context, name = target_context(target)
+    try:
+        return await pipe.secure(context, server=False, name=name)
+    except (OSError, Gone) as error:
+        mend = "see tls.mode and tls.ca of the Target, and the certificate that it shows"
+        raise Unavailable(f"TLS with target {target.name} failed ({error})", mend) from error
+
+
+async def cancel(target: Target, pid: int, key: bytes) -> None:
+    """Send a cancel request to a target, and return when it has closed the connection or `CANCEL_S` have passed."""
+    pipe = await dial(target)
+    try:
+        async with asyncio.timeout(CANCEL_S):
+            if target.tls != "disable":
+                pipe.write(frames.SSL_REQUEST_PACKET)
+                if await pipe.read(1) != b"S":
+                    return
+                await secure(pipe, target)
+            pipe.write(struct.pack("!iiI", 12 + len(key), frames.CANCEL_REQUEST, pid) + key)
+            await pipe.until_lost()
+    except (TimeoutError, Gone):
+        pass
+    finally:
+        pipe.abort()

@@ -1,0 +1,314 @@
+"""Two transports, one conversation: carries out its effects, records what it sends, and ends the session.
+
+What breaks here ends the session, never the gateway; nothing is caught to go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from muniment.doors.wire import dial
+from muniment.doors.wire.door import Door
+from muniment.doors.wire.pipe import Pipe
+from muniment.model.access import Session
+from muniment.model.effects import Ask, Cancel, Close, Done, Effect, Look, Send, Side, Withdraw
+from muniment.model.entries import SessionClose
+from muniment.model.errors import ProtocolError, Unavailable
+from muniment.model.exchange import Action, Statement
+from muniment.model.verdict import Verdict
+from muniment.protocols.postgres import frames
+from muniment.protocols.postgres.conversation import Conversation
+from muniment.protocols.postgres.login import Ready
+from muniment.services.decisions import parameters_json
+from muniment.services.gate import Turnstile
+from muniment.store.recordings import Recorder, path_of
+
+log = logging.getLogger("muniment.wire")
+
+CHECK_S = 1.0  # how often age and idleness are looked at
+CHANNEL = {Side.TARGET: 0, Side.CLIENT: 1}
+NOTES, META = 2, 3
+
+
+class Relay:
+    """One open session. Implements `services.gate.Client`, `services.sessions.LiveSession` and `door.Cancellable`."""
+
+    def __init__(
+        self, door: Door, session: Session, ready: Ready, talk: Conversation, client: Pipe, target: Pipe
+    ) -> None:
+        self.session = session
+        self._door = door
+        self._ready = ready
+        self._talk = talk
+        self._client = client
+        self._target = target
+        self._gate = Turnstile(door.gate, session, self)
+        self._now_us = door.now_us
+        self._recorder = Recorder(path_of(door.evidence, session.id), door.keys, ses=session.id)
+        self._originals: Recorder | None = None
+        self._reason = ""
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stopped: dict[Side, set[str]] = {Side.CLIENT: set(), Side.TARGET: set()}
+        self._active_us = session.opened_at_us
+
+    async def run(self) -> None:
+        """From the login to the end; returns when the session's end is recorded."""
+        try:
+            self._client.hand_over(self._from_client, self._client_lost, self._client_writable)
+            self._target.hand_over(self._from_target, self._target_lost, self._target_writable)
+            while not self._over.done():
+                self._look_at_clock()
+                await asyncio.wait([self._over], timeout=CHECK_S)
+        finally:
+            await self._finish()
+
+    # --- bytes -----------------------------------------------------------------------------------------------------
+
+    def _from_client(self, data: bytes) -> None:
+        self._active_us = self._now_us()
+        self._feed(Side.CLIENT, data)
+
+    def _from_target(self, data: bytes) -> None:
+        self._feed(Side.TARGET, data)
+
+    def _feed(self, side: Side, data: bytes) -> None:
+        if self._reason:
+            return
+        try:
+            self._do(self._talk.received(side, data))
+        except ProtocolError as broke:
+            self._broke(broke)
+        except Unavailable as down:
+            self.broken(down.what)
+        except Exception:
+            log.exception("session %s: our own fault; it is ended", self.session.id)
+            self._end("internal error", "XX000", "internal error of the gateway")
+
+    def _broke(self, broke: ProtocolError) -> None:
+        log.warning("session %s: %s", self.session.id, broke)
+        self._end(f"protocol: {broke}", "08P01", f"the {broke.side.value} broke the protocol: {broke.what}")
+
+    def _do(self, effects: list[Effect]) -> None:
+        """Carry out effects in order: one write a side, then the asks together."""
+        asks: list[Ask] = []
+        to_client: list[bytes] = []
+        to_target: list[bytes] = []
+        now_us = self._now_us()
+        write = self._recorder.write
+        for effect in effects:
+            if isinstance(effect, Send):
+                data = effect.data
+                if effect.side is Side.CLIENT:
+                    write(now_us, 1, data)
+                    to_client.append(data)
+                    if effect.original is not None:
+                        self._seal(now_us, 1, effect.original)
+                else:
+                    write(now_us, 0, data if effect.recorded is None else effect.recorded)
+                    to_target.append(data)
+            elif isinstance(effect, Ask):
+                asks.append(effect)
+            elif isinstance(effect, Done):
+                self._gate.ended(effect.ticket, effect.outcome)
+            else:
+                self._rarely(effect)
+        if to_target:
+            self._target.write(to_target[0] if len(to_target) == 1 else b"".join(to_target))
+        if to_client:
+            self._client.write(to_client[0] if len(to_client) == 1 else b"".join(to_client))
+        if self._recorder.behind:
+            self._hold_back()
+        if asks:
+            self._gate.ask(asks)
+        if self._talk.full or "queue" in self._stopped[Side.CLIENT]:
+            self._may_read(Side.CLIENT, "queue", not self._talk.full)
+
+    def _rarely(self, effect: Effect) -> None:
+        match effect:
+            case Withdraw(ticket):
+                self._gate.withdraw(ticket, close=not self._client.closed)
+            case Look(ticket, _):
+                self._may_read(Side.TARGET, "look", False)
+                self._door.spawn(f"look {self.session.id}", self._look(ticket))
+            case Cancel():
+                self._door.spawn(f"cancel {self.session.id}", self._cancel_target())
+            case Close(reason):
+                self._end(reason)
+
+    def _seal(self, now_us: int, channel: int, data: bytes) -> None:
+        """Originals go to the sealed stream, unless a mask says that they are forgotten."""
+        masks = self._door.gate.masks(self._door.rules(), self.session.admission.target.name, self._talk.catalog)
+        if masks is None or masks.forgets:
+            return
+        if self._originals is None:
+            path = path_of(self._door.evidence, self.session.id, original=True)
+            self._originals = Recorder(path, self._door.keys, ses=self.session.id)
+        self._originals.write(now_us, channel, data)
+
+    # --- services.gate.Client ----------------------------------------------------------------------------------------
+
+    def wants(self, ticket: int) -> bool:
+        """See `services.gate.Client`."""
+        return self._talk.wants(ticket)
+
+    def ruled(self, rulings: Sequence[tuple[int, Verdict, Action | None]]) -> None:
+        """See `services.gate.Client`."""
+        effects: list[Effect] = []
+        for ticket, verdict, action in rulings:
+            effects += self._talk.ruled(ticket, verdict, action)
+        if not self._reason:
+            self._do(effects)
+
+    def told(self, message: str, hint: str) -> None:
+        """See `services.gate.Client`."""
+        if not self._reason:
+            self._do(self._talk.say(message, hint))
+
+    def sealed(self, statement: Statement) -> None:
+        """See `services.gate.Client`."""
+        text = statement.text.encode("utf-8", "surrogateescape")
+        self._seal(self._now_us(), META, text + b"\0" + parameters_json(statement.parameters).encode())
+
+    def broken(self, why: str) -> None:
+        """See `services.gate.Client`."""
+        log.error("session %s ends: %s", self.session.id, why)
+        self._end(f"unavailable: {why}", "57P01", f"the gateway can no longer record this session: {why}")
+
+    # --- LiveSession, Cancellable ------------------------------------------------------------------------------------
+
+    def cut(self, reason: str) -> None:
+        """See `services.sessions.LiveSession`."""
+        self._end(f"cut: {reason}", "57P01", f"terminating connection: {reason}")
+
+    def cancel(self) -> None:
+        """See `door.Cancellable`."""
+        if not self._reason:
+            self._do(self._talk.cancelled())
+
+    # --- waiting for others ----------------------------------------------------------------------------------------
+
+    async def _cancel_target(self) -> None:
+        try:
+            await dial.cancel(self.session.admission.target, self._ready.target_pid, self._ready.target_key)
+        except Unavailable as down:
+            log.warning("session %s: cancel was not delivered: %s", self.session.id, down)
+        if not self._reason:
+            self._do(self._talk.cancel_over())
+
+    async def _look(self, ticket: int) -> None:
+        admission = self.session.admission
+        names = self._talk.names
+        try:
+            catalog = await self._door.catalogs.fresh(
+                admission.target.name, admission.database, admission.role, self._talk.catalog
+            )
+        except Unavailable as down:
+            self.broken(down.what)
+            return
+        if self._reason:
+            return
+        masks = self._door.gate.masks(self._door.rules(), admission.target.name, catalog)
+        try:
+            self._do(self._talk.found(ticket, names.replaced(catalog=catalog), masks))
+        except ProtocolError as broke:
+            self._broke(broke)
+            return
+        self._may_read(Side.TARGET, "look", True)
+
+    def _hold_back(self) -> None:
+        """The recording is behind: read nothing until it has caught up."""
+        if "record" not in self._stopped[Side.CLIENT]:
+            self._may_read(Side.CLIENT, "record", False)
+            self._may_read(Side.TARGET, "record", False)
+            self._door.spawn(f"record {self.session.id}", self._catch_up())
+
+    async def _catch_up(self) -> None:
+        try:
+            await self._recorder.caught_up()
+        except Unavailable as down:
+            self.broken(down.what)
+            return
+        self._may_read(Side.CLIENT, "record", True)
+        self._may_read(Side.TARGET, "record", True)
+
+    def _may_read(self, side: Side, why: str, may: bool) -> None:
+        """Stop or go on reading from a side; it is read only when nothing stops it."""
+        stopped = self._stopped[side]
+        pipe = self._client if side is Side.CLIENT else self._target
+        if not may:
+            if not stopped:
+                pipe.pause()
+            stopped.add(why)
+        elif why in stopped:
+            stopped.discard(why)
+            if not stopped:
+                pipe.resume()
+
+    def _client_writable(self, may: bool) -> None:
+        self._may_read(Side.TARGET, "client is slow", may)
+
+    def _target_writable(self, may: bool) -> None:
+        self._may_read(Side.CLIENT, "target is slow", may)
+
+    def _look_at_clock(self) -> None:
+        now_us = self._now_us()
+        admission = self.session.admission
+        if now_us >= admission.expires_at_us:
+            self.cut("the session is as old as it may become")
+            return
+        rule = self._door.rules().identities.get(admission.identity.name)
+        idle_s = rule.idle_s if rule is not None else 0
+        if idle_s and not self._talk.busy and now_us - self._active_us > idle_s * 1_000_000:
+            self.cut(f"idle for more than {idle_s} s")
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _client_lost(self) -> None:
+        self._end("client hung up")
+
+    def _target_lost(self) -> None:
+        self._end("target hung up", "57P01", "the target closed the connection")
+
+    def _end(self, reason: str, code: str = "", message: str = "") -> None:
+        if self._reason:
+            return
+        self._reason = reason
+        self._door.sessions.remove(self.session.id)
+        if code and not self._client.closed:
+            data = frames.error(code, message, severity="FATAL")
+            if not self._recorder.failed:
+                self._recorder.write(self._now_us(), 1, data)
+            self._client.write(data)
+        for effect in self._talk.ended():
+            if isinstance(effect, Withdraw):
+                self._gate.withdraw(effect.ticket, close=False)
+            elif isinstance(effect, Done):
+                self._gate.ended(effect.ticket, effect.outcome)
+        self._gate.close()
+        if not self._target.closed:
+            self._target.write(frames.TERMINATE)
+            self._target.close()
+        self._client.close()
+        if not self._over.done():
+            self._over.set_result(None)
+
+    async def _finish(self) -> None:
+        self._end("gateway")
+        self._door.gate.flush()
+        shown = await self._recorder.end()
+        original = await self._originals.end() if self._originals is not None else None
+        entry = SessionClose(
+            ses=self.session.id,
+            reason=self._reason[:200],
+            exchanges=self._gate.exchanges,
+            frames=shown.frames,
+            recording=shown.stored_sha256,
+            shown=shown.shown_root,
+        )
+        if original is not None:
+            entry = replace(entry, originals=original.stored_sha256, original=original.shown_root)
+        self._door.gate.journal.append_closing([entry])
+        self._door.arithmetic.closed += 1

@@ -1,0 +1,135 @@
+"""What a PostgreSQL conversation remembers: exchanges, prepared statements, portals, and the two queues.
+
+An `Item` is a client's message that has not been released to the target yet. An `Expect` is a message that has, and
+whose reply has not come; the replies come in the order of the expects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from muniment.model.exchange import Action, Column, Statement
+from muniment.model.verdict import Deny, Masks, RowPlan
+
+Shape = tuple[Column, ...]
+
+
+class Mode(Enum):
+    """What becomes of the replies to a message."""
+
+    PASS = 0
+    SWALLOW = 1  # the gateway asked for it
+    REPLACE = 2  # stands for a refused message: the target's own error is replaced by ours
+
+
+class Exchange:
+    """One thing that was asked, judged, and runs at the target until it is done."""
+
+    __slots__ = (
+        "action",
+        "bytes",
+        "code",
+        "denied",
+        "done",
+        "masked",
+        "masks",
+        "nth",
+        "protected",
+        "rows",
+        "shown",
+        "tag",
+        "ticket",
+    )
+
+    def __init__(self, ticket: int) -> None:
+        self.ticket = ticket
+        self.action: Action | None = None
+        self.masks: Masks | None = None
+        self.protected = False
+        self.denied: Deny | None = None
+        self.shown: str | None = None
+        self.done = False
+        self.rows = 0
+        self.bytes = 0
+        self.nth = -1
+        self.code = ""
+        self.tag = ""
+        self.masked: dict[str, int] = {}
+
+
+class Prepared:
+    """A statement that a Parse made, or is about to. types: parameter type ids as declared."""
+
+    __slots__ = ("exchange", "name", "text", "types")
+
+    def __init__(self, name: bytes, text: str, types: tuple[int, ...]) -> None:
+        self.name = name
+        self.text = text
+        self.types = types
+        self.exchange: Exchange | None = None
+
+
+class Portal:
+    """A bound statement. executed: its exchange has had its Execute; described: a Describe of it was released."""
+
+    __slots__ = ("described", "exchange", "executed", "name", "plan", "planned", "shape", "statement")
+
+    def __init__(self, name: bytes, statement: Statement, exchange: Exchange) -> None:
+        self.name = name
+        self.statement = statement
+        self.exchange = exchange
+        self.executed = False
+        self.described = False
+        self.shape: Shape | None = None
+        self.plan: RowPlan | None = None
+        self.planned = False
+
+
+class State(Enum):
+    """Where an item stands."""
+
+    READY = 0  # runs nothing, or was allowed
+    NEW = 1  # to be asked
+    ASKED = 2
+    HELD = 3
+    DENIED = 4
+
+
+class Item:
+    """A client's message on its way to the target."""
+
+    __slots__ = ("exchange", "kind", "portal", "prepared", "raw", "state", "statement")
+
+    def __init__(self, kind: int, raw: bytes, state: State) -> None:
+        self.kind = kind
+        self.raw = raw
+        self.state = state
+        self.exchange: Exchange | None = None
+        self.statement: Statement | None = None
+        self.prepared: Prepared | None = None
+        self.portal: Portal | None = None
+
+
+class Expect:
+    """A reply that is due. kind: the letter of the message that was sent."""
+
+    __slots__ = ("error", "exchange", "inner", "kind", "mode", "portal", "prepared")
+
+    def __init__(self, kind: int, mode: Mode = Mode.PASS) -> None:
+        self.kind = kind
+        self.mode = mode
+        self.exchange: Exchange | None = None
+        self.prepared: Prepared | None = None
+        self.portal: Portal | None = None
+        self.error: bytes = b""
+        self.inner: Inner | None = None
+
+
+@dataclass(slots=True)
+class Inner:
+    """A question of the gateway's own on the client's connection. whole: the catalogue, else only path and temps."""
+
+    whole: bool
+    rows: list[list[bytes | None]]
+    failed: str = ""
