@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 from muniment.judge import manifests, policy
@@ -93,17 +92,18 @@ class Registry:
             last, stored = await asyncio.to_thread(rows.load, self._database)
             if last is not None:
                 files = [(f"{row.file} (version {row.version})", row.text) for row in stored]
-                # judged by the time at which it was applied: what has expired since then must not stop a start
-                found = await asyncio.to_thread(self._check, files, last.t_us)
+                # what has expired since it was applied must not stop a start: it is known, and grants nothing
+                known = {row.digest for row in stored}
+                found = await asyncio.to_thread(self._check, files, known)
                 refs = {f"{row.kind}/{row.name}": row.leaf for row in stored}
                 rules = replace(found.rules, version=last.version, digest=last.digest, refs=refs)
                 self._swap(rules, found.documents, last.leaf)
             elif self.directory is None:
-                self._swap(Rules(digest=_digest(())), (), "")
+                self._swap(Rules(digest=manifests.set_digest(())), (), "")
             if self.directory is not None:
                 self._seen = await asyncio.to_thread(_look, self.directory)
                 files = await asyncio.to_thread(_read, self.directory)
-                found = await asyncio.to_thread(self._check, files, self._now_us())
+                found = await asyncio.to_thread(self._check, files)
                 if last is None or found.new:
                     await self._commit(found, DIRECTORY)
             await self._journal.durable()
@@ -123,12 +123,11 @@ class Registry:
             )
             raise ConfigError(problem)
         async with self._order:
-            now = self._now_us()
             given = await asyncio.to_thread(manifests.documents, files)
             keys = {(document.kind, document.name) for document in given}
             kept = [] if prune else [one for one in self.documents if (one.kind, one.name) not in keys]
             stored = [(f"{one.file}:{one.line} (in force)", one.text) for one in kept]
-            found = await asyncio.to_thread(self._check, [*files, *stored], now)
+            found = await asyncio.to_thread(self._check, [*files, *stored])
             origin = {(one.kind, one.name): one for one in kept}
             found = replace(found, documents=tuple(origin.get((one.kind, one.name), one) for one in found.documents))
             if dry_run or not found.new:
@@ -157,7 +156,7 @@ class Registry:
                 return
             async with self._order:
                 files = await asyncio.to_thread(_read, self.directory)
-                found = await asyncio.to_thread(self._check, files, self._now_us())
+                found = await asyncio.to_thread(self._check, files)
                 if found.new:
                     version = await self._commit(found, DIRECTORY)
                     await self._journal.durable()
@@ -174,16 +173,18 @@ class Registry:
             log.error("rules not changed", extra={"problem": problem})
         self.problem = problem
 
-    def _check(self, files: Sequence[File], now_us: int) -> _Set:
-        """Parse and compare. Raises ConfigError with every problem."""
-        rules = manifests.parse(files, now_us)
+    def _check(self, files: Sequence[File], known: Collection[str] = ()) -> _Set:
+        """Parse and compare. known: digests of documents in force, besides our own. Raises ConfigError with every
+        problem."""
+        in_force = {one.digest for one in self.documents}.union(known)
+        rules = manifests.parse(files, self._now_us(), in_force)
         documents = tuple(manifests.documents(files))
         before = {(one.kind, one.name): one for one in self.documents}
         after = {(one.kind, one.name): one for one in documents}
         new = [(one, False) for key, one in after.items() if key not in before or before[key].digest != one.digest]
         new += [(one, True) for key, one in before.items() if key not in after]
         words = tuple(manifests.diff(self.documents, documents))
-        return _Set(replace(rules, digest=_digest(documents)), documents, words, tuple(new))
+        return _Set(rules, documents, words, tuple(new))
 
     async def _commit(self, found: _Set, by: str) -> int:
         """Write the version to the journal and the database, then swap."""
@@ -230,12 +231,6 @@ class Registry:
         old, self.current, self.documents = self.current, rules, documents
         for callback in self._callbacks:
             callback(old, rules)
-
-
-def _digest(documents: Sequence[Document]) -> str:
-    """Hex SHA-256 of the whole set: one line "Kind/name digest" a document, sorted."""
-    lines = sorted(f"{one.kind}/{one.name} {one.digest}\n" for one in documents)
-    return sha256("".join(lines).encode()).hexdigest()
 
 
 def _parts(items: Sequence[str]) -> Iterator[list[str]]:
