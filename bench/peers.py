@@ -34,7 +34,7 @@ spec:
 ---
 apiVersion: muniment/v1
 kind: Target
-metadata: {{name: plain}}
+metadata: {{name: plain, labels: {{bench: "yes"}}}}
 spec:
   protocol: postgres
   address: {host}:{port}
@@ -44,7 +44,7 @@ spec:
 ---
 apiVersion: muniment/v1
 kind: Target
-metadata: {{name: masked, labels: {{scope: pci}}}}
+metadata: {{name: masked, labels: {{bench: "yes", scope: pci}}}}
 spec:
   protocol: postgres
   address: {host}:{port}
@@ -78,7 +78,7 @@ apiVersion: muniment/v1
 kind: Guard
 metadata: {{name: no-drop}}
 spec:
-  target: {{labels: {{}}}}
+  target: {{labels: {{bench: "yes"}}}}
   deny: [{{verbs: [drop, truncate], objects: [table, schema]}}]
 ---
 apiVersion: muniment/v1
@@ -205,7 +205,7 @@ def _answers(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 def _issue_key(command: str, config: Path, store: Path) -> str:
     program = shlex.split(command)[0]
     made = subprocess.run(
-        [program, "identities", "key", IDENTITY, "--json"],
+        [program, "identities", "key", "issue", IDENTITY, "--json"],
         capture_output=True, text=True, env=os.environ | {"MUNIMENT_API": f"unix:{store}/api.sock"},
     )  # fmt: skip
     if made.returncode:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from bench import report, steps
+from bench import peers, report, steps
 from bench.cpu import cpu_s, descendants
 from bench.load import Sample
 from bench.report import Row
+
+from muniment.judge import manifests
 
 BUSY = "import time\nend = time.process_time() + {s}\nwhile time.process_time() < end: pass\n"
 
@@ -45,3 +47,11 @@ def test_the_ratio_compares_within_a_round_so_that_a_slow_round_does_not_tilt_it
 def test_a_steps_cost_is_divided_by_the_queries_that_one_call_stands_for() -> None:
     one, ten = (steps.cost_us(lambda queries=queries: (lambda: sum(range(2000)), queries)) for queries in (1, 10))
     assert 5 < one / ten < 20
+
+
+def test_the_manifests_that_the_bench_writes_are_accepted_whole() -> None:
+    ports = {"port": 5432, "plain": 1, "masked": 2}
+    text = peers.MANIFESTS.format(identity="bench", host="127.0.0.1", role="report_ro", database="bench", **ports)
+    rules = manifests.parse([("bench.yaml", text)], 1)
+    assert {target.name: target.listen_port for target in rules.targets.values()} == {"plain": 1, "masked": 2}
+    assert rules.masks["cardholder-data"].detect
