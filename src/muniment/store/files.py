@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
+import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 from muniment.model.errors import ConfigError, Problem, Unavailable
 from muniment.store import payloads
@@ -107,16 +110,25 @@ class Files:
 
         More than one torn line (a power cut) is kept beside, since some of it may be whole.
         """
-        torn = os.pread(self.lines, os.fstat(self.lines).st_size - lines, lines)
-        if b"\n" in torn:
-            kept = self.lines_path.with_suffix(f".cut-{iseq + 1}")
-            with contextlib.suppress(FileExistsError), kept.open("xb") as file:
-                file.write(torn)
-                file.flush()
-                os.fsync(file.fileno())
+        torn = os.fstat(self.lines).st_size - lines
+        with self.lines_path.open("rb") as file:
+            file.seek(lines)
+            if file.readline().endswith(b"\n"):
+                file.seek(lines)
+                self._keep(file, iseq + 1)
         os.ftruncate(self.payloads, payloads)
         os.ftruncate(self.lines, lines)
-        return len(torn)
+        return torn
+
+    def _keep(self, torn: BinaryIO, iseq: int) -> None:
+        name = self.lines_path.with_suffix(f".cut-{iseq}")
+        for again in itertools.count(2):
+            with contextlib.suppress(FileExistsError), name.open("xb") as file:
+                shutil.copyfileobj(torn, file)
+                file.flush()
+                os.fsync(file.fileno())
+                return
+            name = self.lines_path.with_suffix(f".cut-{iseq}-{again}")
 
     def sync(self) -> None:
         """Put both on the disk, payloads first: a synced line has its payload."""

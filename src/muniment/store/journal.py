@@ -56,6 +56,7 @@ class Journal:
         self._idle = False  # the sync thread sleeps until it is told
         self._closing = self._broken = self._sync_ended = False
         self._waiters: list[_Future] = []
+        self._served: list[_Future] = []  # by the sync that runs
         self._fresh: list[SyncedLine] = []  # appended after `_spilled` and not yet offered
         self._spilled = 0  # up to this line the sinks are fed from the file
         self._sinks: list[Sink] = []
@@ -71,9 +72,11 @@ class Journal:
         *,
         now_us: Callable[[], int],
         reserve_bytes: int = RESERVE_BYTES,
+        folded: int = 0,
     ) -> tuple[Journal, Recovery]:
         """Open or begin the journal of `instance` under `evidence`, and say what the last run left behind.
 
+        folded: the last line that the log holds; a journal that ends before it is damaged, whatever else it says.
         Next: `replay_from` what the log has not folded, `add_sink`, then append `recovery.settle(...)` and the start.
         Raises Unavailable if another process has it, if it is damaged where it was synced, if its payloads were sealed
         under another key, or if there is no room for the reserve.
@@ -82,7 +85,7 @@ class Journal:
         try:
             mark = recovery.read_mark(files.mark)
             start, unfinished = recovery.load_snapshot(files.snapshot_path, files.lines, mark)
-            scan = recovery.scan_lines(files.lines_path, start, unfinished, instance, mark)
+            scan = recovery.scan_lines(files.lines_path, start, unfinished, instance, mark, folded)
             ends = recovery.scan_payloads(files.payloads, scan, instance, keys, mark)
             torn = files.cut(scan.at.iseq, scan.at.lines, ends)
             at = Position(scan.at.iseq, scan.at.hash, scan.at.t_us, scan.at.lines, ends)
@@ -124,7 +127,7 @@ class Journal:
             return
         future: _Future = asyncio.get_running_loop().create_future()
         with self._lock:
-            if self.failed:
+            if self.failed or self._closing:
                 raise self._refusal()
             self._waiters.append(future)
             self._changed.notify()
@@ -191,11 +194,12 @@ class Journal:
         return Position(self._iseq, self._hash, self._t, self._lines_end, self._payloads_end)
 
     def _refusal(self) -> Unavailable:
-        return Unavailable(f"the journal failed: {self.failed}", "no traffic passes; mend it and start again")
+        why = self.failed or "it is being closed"
+        return Unavailable(f"the journal takes nothing: {why}", "no traffic passes; mend it and start again")
 
     def _append(self, entries: Sequence[Entry]) -> list[str]:
         if self._closing:
-            raise self._refusal() if self.failed else Unavailable("the journal is being closed")
+            raise self._refusal()
         iseq, last_hash = self._iseq, self._hash
         t_us = max(self._now_us(), self._t)
         offset = self._payloads_end
@@ -243,40 +247,47 @@ class Journal:
             self._files.release_reserve()
 
     def _sync_loop(self) -> None:
-        """Sync as soon as somebody waits, else `SYNC_WITHIN_S` after the first write; end when closing."""
-        while True:
+        """Sync until closing. However it ends, whoever waits is told."""
+        why = "the thread that syncs stopped"  # by our own bug: its traceback tells which
+        try:
+            while not self._sync_once():
+                pass
+            why = ""
+        except OSError as error:
+            # After a failed sync the kernel may have dropped the pages and say yes the next time: never try again.
+            why = f"cannot sync ({error.strerror})"
+        finally:
             with self._lock:
-                done = self._await_work()
-                waiters, self._waiters = self._waiters, []
-                target = self._position()
-                snapshot = None
-                if target.lines - self._snapshot.lines >= SNAPSHOT_EVERY_BYTES:
-                    snapshot = Unfinished(self._unfinished.sessions.copy(), self._unfinished.exchanges.copy())
-            try:
-                if target.iseq > self._synced.iseq:
-                    self._files.sync()
-                    recovery.write_mark(self._files.mark, target)
-            except OSError as error:
-                # After a failed sync the kernel may have dropped the pages and say yes the next time: never try again.
-                with self._lock:
-                    self._broken = True
-                    self._fail(f"cannot sync ({error.strerror})")
-                    waiters += self._waiters
-                    self._waiters = []
-                _wake(waiters, self._refusal())
-                self._sync_ended = True
-                self._foldable.set()
-                return
-            self._synced = target
-            _wake(waiters, None)
-            self._sync_ended = done
+                self._broken = bool(why)
+                if why:
+                    self._fail(why)
+                waiters, self._waiters = self._served + self._waiters, []
+            _wake(waiters, self._refusal() if why else None)
+            self._sync_ended = True
             self._foldable.set()
-            if snapshot:
-                with contextlib.suppress(OSError):  # it only saves the next start some time
-                    recovery.save_snapshot(self._files.snapshot_path, target, snapshot)
-                self._snapshot = target
-            if done:
-                return
+
+    def _sync_once(self) -> bool:
+        """Sync as soon as somebody waits, else `SYNC_WITHIN_S` after the first write. Returns whether it was the last
+        time."""
+        with self._lock:
+            last = self._await_work()
+            self._served, self._waiters = self._waiters, []
+            target = self._position()
+            snapshot = None
+            if target.lines - self._snapshot.lines >= SNAPSHOT_EVERY_BYTES:
+                snapshot = self._unfinished.copy()
+        if target.iseq > self._synced.iseq:
+            self._files.sync()
+            recovery.write_mark(self._files.mark, target)
+        self._synced = target
+        _wake(self._served, None)
+        self._served = []
+        self._foldable.set()
+        if snapshot:
+            with contextlib.suppress(OSError):  # it only saves the next start some time
+                recovery.save_snapshot(self._files.snapshot_path, target, snapshot)
+            self._snapshot = target
+        return last
 
     def _await_work(self) -> bool:
         """Wait, with the lock, until there is something to sync now. Returns whether it is the last time."""

@@ -73,14 +73,14 @@ class Worker:
         self._hurry = threading.Event()  # somebody has a whole chunk, or wants to close
         self._lock = threading.Lock()
         self._waiting: list[tuple[Recorder, asyncio.Future[None]]] = []
-        self._stopping = self._ended = False
+        self._stopping = self.ended = False
         self._thread = threading.Thread(target=self._run, name="recordings", daemon=True)
         self._thread.start()
 
     def list(self, recorder: Recorder) -> None:
         """Have it drained within `FLUSH_AFTER_S`."""
         self._listed.append(recorder)
-        if self._ended:
+        if self.ended:
             self._abandon()
         if not self._wake.is_set():
             self._wake.set()
@@ -121,7 +121,7 @@ class Worker:
                 if self._listed or self._stopping:
                     self._wake.set()
         finally:  # also by our own bug: whoever waits for us must hear of it
-            self._ended = True
+            self.ended = True
             self._abandon()
 
     def _abandon(self) -> None:
@@ -154,10 +154,10 @@ _shared_lock = threading.Lock()
 
 
 def shared_worker() -> Worker:
-    """The process's worker; made when first asked for."""
+    """The process's worker; made when first asked for, and anew after `stop`."""
     with _shared_lock:
-        if not _shared:
-            _shared.append(Worker())
+        if not _shared or _shared[-1].ended:
+            _shared[:] = [Worker()]
         return _shared[0]
 
 

@@ -17,7 +17,16 @@ from pathlib import Path
 from struct import Struct
 from typing import Any
 
-from muniment.model.entries import Entry, InstanceFail, InstanceRecover, Request, Response, SessionClose, SessionOpen
+from muniment.model.entries import (
+    Entry,
+    InstanceFail,
+    InstanceRecover,
+    InstanceStart,
+    Request,
+    Response,
+    SessionClose,
+    SessionOpen,
+)
 from muniment.model.errors import Unavailable
 from muniment.proof.canonical import MAX_BYTES
 from muniment.store.keys import Keys
@@ -31,13 +40,19 @@ _RESULTS = 64  # exchanges in one response line
 
 @dataclass(slots=True)
 class Unfinished:
-    """What has begun and not ended. sessions: id -> last n; exchanges: (session, n) -> "allow" or "hold".
+    """What has begun and not ended. sessions: id -> last n; exchanges: (session, n) -> "allow" or "hold"; boot: of the
+    last start.
 
     Responses are written before their session's close: with the close, what is left of the session is forgotten.
     """
 
     sessions: dict[str, int] = field(default_factory=dict)
     exchanges: dict[tuple[str, int], str] = field(default_factory=dict)
+    boot: str = ""
+
+    def copy(self) -> Unfinished:
+        """As it is now."""
+        return Unfinished(self.sessions.copy(), self.exchanges.copy(), self.boot)
 
     def note(self, entry: Entry) -> None:
         """Take up an entry that was written. On the hot path."""
@@ -50,6 +65,8 @@ class Unfinished:
             self.sessions[entry.ses] = 0  # type: ignore[attr-defined]
         elif kind is SessionClose:
             self._closed(entry.ses)  # type: ignore[attr-defined]
+        elif kind is InstanceStart:
+            self.boot = entry.boot  # type: ignore[attr-defined]
 
     def note_line(self, line: dict[str, Any]) -> None:
         """Take up a line that was read."""
@@ -62,6 +79,8 @@ class Unfinished:
             self.sessions[line.get("ses", "")] = 0
         elif kind == SessionClose.kind:
             self._closed(line.get("ses", ""))
+        elif kind == InstanceStart.kind:
+            self.boot = line.get("boot", "")
 
     def _asked(self, ses: str, n: int, decision: str) -> None:
         if self.sessions.get(ses, n) < n:
@@ -125,7 +144,7 @@ def summary(scan: Scan, torn_bytes: int) -> Recovery:
         tuple(key for key, decision in found.exchanges.items() if decision != "hold"),
         tuple(key for key, decision in found.exchanges.items() if decision == "hold"),
         len(scan.missing),
-        scan.boot,
+        found.boot,
     )
 
 
@@ -184,6 +203,7 @@ def save_snapshot(path: Path, at: Position, unfinished: Unfinished) -> None:
     body = {
         "at": [at.iseq, at.hash, at.t_us, at.lines, at.payloads],
         "sessions": unfinished.sessions,
+        "boot": unfinished.boot,
         "exchanges": [[ses, n, decision] for (ses, n), decision in unfinished.exchanges.items()],
     }
     beside = path.with_suffix(".open.new")
@@ -200,6 +220,7 @@ def load_snapshot(path: Path, lines: int, mark: Position) -> tuple[Position, Unf
         unfinished = Unfinished(
             {str(ses): int(n) for ses, n in body["sessions"].items()},
             {(str(ses), int(n)): str(decision) for ses, n, decision in body["exchanges"]},
+            str(body["boot"]),
         )
         fits = at.iseq <= mark.iseq and at.lines <= mark.lines and at.payloads <= mark.payloads
         if fits and _hash_before(lines, at.lines) == at.hash:
@@ -224,14 +245,16 @@ class Scan:
 
     at: Position
     unfinished: Unfinished
-    boot: str = ""
     missing: set[int] = field(default_factory=set)
 
 
-def scan_lines(path: Path, start: Position, unfinished: Unfinished, instance: str, mark: Position) -> Scan:
+def scan_lines(
+    path: Path, start: Position, unfinished: Unfinished, instance: str, mark: Position, folded: int = 0
+) -> Scan:
     """Read whole lines from `start` until one is torn, not ours, or does not follow the one before.
 
-    Raises Unavailable if that is before the mark: those bytes were synced, so they were changed and not torn.
+    Raises Unavailable if that is before the mark, or before the last line that was folded into the log: those bytes
+    were synced, so they were changed or taken away and not torn.
     """
     found = Scan(start, unfinished)
     at = start
@@ -243,8 +266,6 @@ def scan_lines(path: Path, start: Position, unfinished: Unfinished, instance: st
                 break
             if "sd" in line and line["iseq"] > mark.iseq:
                 found.missing.add(line["iseq"])
-            if line["kind"] == "instance.start":
-                found.boot = line.get("boot", "")
             try:
                 unfinished.note_line(line)
             except (ValueError, KeyError, TypeError, AttributeError):
@@ -252,9 +273,10 @@ def scan_lines(path: Path, start: Position, unfinished: Unfinished, instance: st
             digest = sha256(b"\0" + raw[:-1]).hexdigest()
             at = Position(line["iseq"], digest, line["t"], at.lines + len(raw), at.payloads)
     found.at = at
-    if at.lines < mark.lines:
+    if at.lines < mark.lines or at.iseq < folded:
         raise Unavailable(
-            f"{path} is damaged behind line {at.iseq} (byte {at.lines}), and it was whole to byte {mark.lines}",
+            f"{path} is damaged behind line {at.iseq} (byte {at.lines}), and it was whole to line "
+            f"{max(mark.iseq, folded)}",
             "restore it from a copy; or move the instance's files and DATA/instance away to begin a new journal, "
             "and keep the old files as evidence",
         )
