@@ -29,6 +29,7 @@ LONGER = {
 MORE_HOMES = {
     "cryptography": "primitives: signing, sealing, certificates and signatures of people are different files by design",
     "alembic": "the migrations themselves are written in it",
+    "httpx": "the command line calls our own API, discovery calls issuers: two peers, two sets of limits",
     "sqlalchemy": "the store's tables and its migrations",
 }
 PART_OF = {"yaml": "pyyaml", "starlette": "fastapi"}  # imported as -> what brings it

@@ -168,6 +168,7 @@ def start_cluster(
         capture_output=True, text=True, cwd=directory, timeout=120,
     )  # fmt: skip
     if made.returncode:
+        shutil.rmtree(directory)
         raise Broken(f"initdb ({build.name}) failed:\n{made.stdout}{made.stderr}")
     ca = None
     settings = SETTINGS | dict(more or {}) | {"port": str(port), "unix_socket_directories": str(directory)}
