@@ -362,7 +362,23 @@ def test_a_closed_journal_takes_nothing_more(evidence: Path, keys: Keys) -> None
     with pytest.raises(Unavailable, match="closed"):
         journal.append_closing([InstanceFail(what="x")])
     journal.close()
+    with pytest.raises(Unavailable, match="closed"):
+        asyncio.run(journal.durable())
     assert len(check(evidence, keys)) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bug_in_the_sync_thread_leaves_nobody_waiting(evidence: Path, keys: Keys) -> None:
+    async def waits(journal: Journal) -> None:
+        journal.append([request(1)])
+        journal._files.mark = "no file"  # type: ignore[assignment]
+        journal.append([request(2)])
+        with pytest.raises(Unavailable, match="stopped"):
+            await asyncio.wait_for(journal.durable(), 20)
+        journal._files.mark = -1
+
+    with opened(evidence, keys) as (journal, _):
+        asyncio.run(waits(journal))
 
 
 def test_appends_from_many_threads_are_one_chain(evidence: Path, keys: Keys) -> None:

@@ -137,6 +137,11 @@ def test_more_than_a_torn_line_is_kept_beside(run: Path, keys: Keys, at: int) ->
         assert found.torn_bytes == len(b"".join(lines[at:]))
     assert (run / f"journal/{INSTANCE}.cut-{at + 1}").read_bytes() == damaged + b"".join(lines[at + 1 :])
     check(run, keys)
+    (run / MARK).unlink()
+    with (run / LINES).open("ab") as file:
+        file.write(b"again\n")
+    with opened(run, keys):
+        assert (run / f"journal/{INSTANCE}.cut-{at + 1}-2").read_bytes() == b"again\n"
 
 
 @pytest.mark.parametrize("junk", [b"\n", b"null\n", b"[]\n", b"{}\n", b'{"kind":"request"}\n', b"[" * 9000 + b"\n"])
@@ -172,6 +177,16 @@ def test_what_was_synced_and_is_gone_or_changed_is_damage_and_nothing_is_touched
     (changed / LINES).write_bytes(data)
     with pytest.raises(Unavailable, match="damaged"):
         Journal.open(changed, INSTANCE, keys, now_us=ticks())
+
+
+def test_a_journal_that_ends_before_what_the_log_holds_is_damage_without_any_mark(run: Path, keys: Keys) -> None:
+    before = (run / LINES).read_bytes()
+    (run / LINES).write_bytes(before[:-40])
+    with pytest.raises(Unavailable, match="whole to line 10"):
+        Journal.open(run, INSTANCE, keys, now_us=ticks(), folded=10)
+    assert (run / LINES).read_bytes() == before[:-40]
+    with opened(run, keys, folded=9) as (_, found):
+        assert found.last_iseq == 9
 
 
 def test_a_start_with_another_key_is_refused_and_touches_nothing(run: Path, tmp_path: Path) -> None:
