@@ -258,6 +258,7 @@ def test_every_command_that_a_document_shows_exists(document: str, line: str) ->
 def _command_exists(path: list[str]) -> bool:
     """Whether the words lead to a command; words after it are its arguments."""
     import typer.main
+
     from muniment.doors.cli.main import app
 
     command = typer.main.get_command(app)
