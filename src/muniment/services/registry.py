@@ -75,10 +75,10 @@ class Registry:
         self._now_us = now_us
         self._basics = basics
         self._order = asyncio.Lock()
-        self._callbacks: list[Callable[[Rules, Rules], None]] = []
+        self._callbacks: list[Callable[[Rules, Rules], object]] = []
         self._seen: tuple[tuple[str, int, int], ...] = ()
 
-    def on_change(self, callback: Callable[[Rules, Rules], None]) -> None:
+    def on_change(self, callback: Callable[[Rules, Rules], object]) -> None:
         """Have `callback(old, new)` called right after each swap. It must not wait and must not raise."""
         self._callbacks.append(callback)
 
@@ -150,6 +150,7 @@ class Registry:
         """Take over the directory if it has changed. What is broken is said in `problem` and changes nothing."""
         if self.directory is None:
             return
+        seen: tuple[tuple[str, int, int], ...] = ()  # where it cannot be looked at, it is read when it is there again
         try:
             seen = await asyncio.to_thread(_look, self.directory)
             if seen == self._seen:
@@ -165,7 +166,7 @@ class Registry:
         except ConfigError as error:
             self._seen = seen
             self._say(f"the manifests are broken, version {self.current.version} stays in force:\n{error}")
-        except (Unavailable, OSError) as error:
+        except (Unavailable, OSError) as error:  # nothing is wrong with the documents: try again the next time
             self._say(f"the manifests cannot be taken over, version {self.current.version} stays in force: {error}")
 
     def _say(self, problem: str) -> None:
