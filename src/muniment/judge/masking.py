@@ -15,6 +15,7 @@ from muniment.model.exchange import Action, Beneath, Catalog, Column, Parameter
 from muniment.model.rules import Mask
 from muniment.model.verdict import RowPlan
 from muniment.scan import values
+from muniment.scan.quick import may_hit
 
 # Types by PostgreSQL's own ids (pg_type.dat); ids are for ever.
 BYTEA, JSON, JSONB = 17, 114, 3802
@@ -95,7 +96,7 @@ class TargetMasks:
             always = always or not quick
         if not any(maskers):
             return None
-        return RowPlan(tuple(maskers), None if always else partial(values.may_hit, kinds=self._bits), counts)
+        return RowPlan(tuple(maskers), None if always else partial(may_hit, kinds=self._bits), counts)
 
     def protects(self, action: Action) -> bool:
         """See `Masks.protects`. A relation that could not be resolved counts as protected."""

@@ -1,3 +1,4 @@
+# cython: annotation_typing=False
 """Stepping over and rewriting PostgreSQL DataRow frames.
 
 A DataRow is `D`, int32 length (itself included, the letter not), int16 number of columns, then for each column an
@@ -26,7 +27,8 @@ def skip_rows(data: bytes, pos: int) -> tuple[int, int]:
     end = len(data)
     rows = 0
     while pos + 5 <= end and data[pos] == DATA_ROW:
-        size = data[pos + 1] << 24 | data[pos + 2] << 16 | data[pos + 3] << 8 | data[pos + 4]
+        size = data[pos + 1]
+        size = ((size << 8 | data[pos + 2]) << 8 | data[pos + 3]) << 8 | data[pos + 4]
         if size < SMALLEST or size > end - pos - 1:
             break
         pos += size + 1
@@ -46,12 +48,14 @@ def rewrite_rows(block: bytes, maskers: tuple[Masker | None, ...]) -> tuple[byte
     width = len(maskers)
     pieces: list[bytes] = []
     changed = 0
+    head = 0  # where in `pieces` the head of the row at hand is
     kept = 0  # what lies before is in `pieces`
     pos = 0
     while pos < end:
         if end - pos < 7 or block[pos] != DATA_ROW:
             raise ValueError("not a whole DataRow")
-        size = block[pos + 1] << 24 | block[pos + 2] << 16 | block[pos + 3] << 8 | block[pos + 4]
+        size = block[pos + 1]
+        size = ((size << 8 | block[pos + 2]) << 8 | block[pos + 3]) << 8 | block[pos + 4]
         if size < SMALLEST or size > end - pos - 1:
             raise ValueError("not a whole DataRow")
         stop = pos + 1 + size
@@ -63,7 +67,8 @@ def rewrite_rows(block: bytes, maskers: tuple[Masker | None, ...]) -> tuple[byte
         for column in range(width):
             if stop - pos < 4:
                 raise ValueError("a row ends before its columns")
-            size = block[pos] << 24 | block[pos + 1] << 16 | block[pos + 2] << 8 | block[pos + 3]
+            size = block[pos]
+            size = ((size << 8 | block[pos + 1]) << 8 | block[pos + 2]) << 8 | block[pos + 3]
             pos += 4
             if size == NULL:
                 continue

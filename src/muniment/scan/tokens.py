@@ -1,7 +1,8 @@
+# cython: annotation_typing=False, wraparound=True
 """API secrets in text: tokens with a known prefix, JWTs, PEM private keys, credentials in URLs, `secret = value`.
 
-Every pattern begins at a literal that `seen` looks for, so a block in which it sees none has no hit; and every pattern
-is bounded or has one start per run of characters, so that hostile text costs linear time.
+A token stands inside one run of token characters, so only long runs are looked at, and of those only the ones that are
+no hash, UUID, number or time. Every pattern is bounded or has one start per run: hostile text costs linear time.
 """
 
 from __future__ import annotations
@@ -9,12 +10,19 @@ from __future__ import annotations
 import re
 from math import log2
 
-SHORTEST_RUN = 12  # an assigned value's least length; every other hit holds a run at least as long, or a PEM header
+SHORTEST_TOKEN = 15  # of the tokens with a prefix: Slack's
+SHORTEST_VALUE = 12  # of the values assigned to a secret's name; every other hit holds a run as long
 
-# What may stand in a token or in an assigned value: runs of these are what the quick test looks for.
 TOKEN_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_.~!@#$%^&*:?|-"
 _RUNS = bytes(120 if byte in TOKEN_BYTES else 32 for byte in range(256))
-_RUN = b"x" * SHORTEST_RUN
+_VALUE_RUN = b"x" * SHORTEST_VALUE
+DULL = b"0123456789abcdefABCDEF-:.+TZ/"  # all that hashes, UUIDs, numbers and times are made of
+# Letters and digits of a name before = or :, what may stand between left out: where this finds nothing, there is no
+# assignment. Digits alone before a colon are a time.
+_ASSIGNS = bytes(
+    97 if chr(byte).isascii() and chr(byte).isalpha() else 61 if byte in b"=:" else 32 for byte in range(256)
+)
+BETWEEN = b" \t\\\"']0123456789_.-"
 
 _UNDERSCORE = re.compile(
     rb"(?:gh[pousr]_[A-Za-z0-9]{30,}"  # GitHub
@@ -46,7 +54,7 @@ _PEM = re.compile(rb"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----", re.
 _PEM_END = re.compile(rb"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----", re.IGNORECASE)
 _URL = re.compile(rb"://[^\s/@:\"']{0,128}:([^\s/@\"']{3,4096})@")
 _ASSIGNED = re.compile(
-    rb"(?:(?:bearer|basic)[ \t]{1,4}"
+    rb"(?:bearer[ \t]{1,4}"
     rb"|(?:secret|token|pass(?:wor[dt]|wd|phrase|code)?|pwd|credentials?|bearer|auth(?:orization)?"
     rb"|(?:api|access|private|auth|signing|encryption|account|master|shared|session|client|app|hmac)[_. -]?key)"
     rb"(?:[_.-]?(?:key|base|token|secret|value|string|id|hash|prod|live|test|dev|[0-9]{1,4})){0,3}"
@@ -58,47 +66,64 @@ _NOT_A_VALUE = re.compile(
     rb"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}|https?://|[.~]{0,2}/(?:[A-Za-z0-9_.-]+/)|\$|[0-9.:+-]+\Z)", re.IGNORECASE
 )
 
-# Lower case, one of them in every hit; the first group only behind an underscore, which is quick to rule out.
-WITH_UNDERSCORE = (
-    *(b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat_", b"k_live_", b"k_test_", b"k_prod_", b"whsec_"),
-    *(b"npm_", b"hf_", b"_v1_", b"shpat_", b"shpca_", b"shppa_", b"shpss_", b"dckr_", b"glsa_", b"glc_", b"lin_api_"),
-    b"mk_",
+# One of these in every token above, without what stands before or behind it: in a block a length byte may stand there.
+_PREFIX = re.compile(
+    rb"A(?:KI|SI|BI|CC)A|gh[pousr]_|github_pat_|[sr]k_(?:live|test|prod)_|whsec_|npm_|hf_|do[opr]_v1_"
+    rb"|shp(?:at|ca|pa|ss)_|dckr_|glsa_|glc_|lin_api_|mk_|gl(?:pat|rt|ptt|dt|cbt|ft|oas|soat|imt|agent)-|xox|xapp-"
+    rb"|hooks\.slack\.com|AIza|ya29\.|GOCSPX-|pypi-A|SG\.|hv[sbr]\.|dapi|AGE-SECRET-KEY-1|eyJ|sk-"
 )
-WITHOUT = (
-    *(b"akia", b"asia", b"abia", b"acca", b"glpat-", b"glrt-", b"glptt-", b"gldt-", b"glcbt-", b"glft-", b"gloas-"),
-    *(b"glsoat-", b"glimt-", b"glagent-", b"xox", b"xapp-", b"hooks.slack.com", b"aiza", b"ya29.", b"gocspx-"),
-    *(b"pypi-", b"sg.", b"hvs.", b"hvb.", b"hvr.", b"dapi", b"age-secret-key", b"eyj", b"sk-"),
-)
-NAMES = (b"secret", b"token", b"pass", b"pwd", b"credential", b"bearer", b"auth", b"key")
+_NAMES = re.compile(rb"secret|token|pass|pwd|credential|bearer|auth|key", re.IGNORECASE)
+_NAME_REACH = 96  # bytes from the beginning of the longest name to its value
 
 
 def seen(block: bytes) -> bool:
     """Whether `find` could find anything in the block or in any part of it; False is certain, True is not."""
-    if b"-----" in block and _PEM.search(block) is not None:
-        return True
-    if b"://" in block and b"@" in block:
-        return True
-    if _RUN not in block.translate(_RUNS):
+    shape = block.translate(_RUNS)
+    at = shape.find(_VALUE_RUN)
+    if at < 0:
         return False
-    lower = block.lower()
-    if any(literal in lower for literal in NAMES) or any(literal in lower for literal in WITHOUT):
+    if marked(block):
         return True
-    return b"_" in lower and any(literal in lower for literal in WITH_UNDERSCORE)
+    if b"bearer" in block.lower():
+        return True
+    assigns = b"a=" in block.translate(_ASSIGNS, BETWEEN)
+    while at >= 0:
+        end = shape.find(b" ", at + SHORTEST_VALUE)
+        if end < 0:
+            end = len(shape)
+        # A hash, UUID, number or time is not looked at any closer
+        if end - at >= SHORTEST_TOKEN and len(block[at:end].translate(None, DULL)) > 1 and prefixed(block, at, end):
+            return True
+        if assigns and _NAMES.search(block, max(0, at - _NAME_REACH), end) is not None:
+            return True
+        at = shape.find(_VALUE_RUN, end)
+    return False
+
+
+def marked(block: bytes) -> bool:
+    """Whether there may be what is no run of token bytes: a key in PEM, credentials in a URL."""
+    return (b"-----" in block and _PEM.search(block) is not None) or (b"@" in block and b"://" in block)
+
+
+def prefixed(block: bytes, start: int, end: int) -> bool:
+    """Whether a run holds the beginning of a token."""
+    return _PREFIX.search(block, start, end) is not None
 
 
 def find(value: bytes) -> list[tuple[int, int]]:
     """The spans of the secrets in a text, in no order; they may overlap."""
-    hits = [match.span() for match in _OTHERS.finditer(value)]
-    if b"_" in value:
-        hits += [match.span() for match in _UNDERSCORE.finditer(value)]
+    hits: list[tuple[int, int]] = []
+    if not seen(value):
+        return hits
+    hits += [match.span() for match in _OTHERS.finditer(value)]
+    hits += [match.span() for match in _UNDERSCORE.finditer(value)]
     hits += [match.span() for match in _SK.finditer(value) if looks_random(match.group()[3:])]
     for match in _PEM.finditer(value):
-        end = _PEM_END.search(value, match.end())
-        hits.append((match.start(), end.end() if end else len(value)))
-        if not end:
+        stop = _PEM_END.search(value, match.end())
+        hits.append((match.start(), stop.end() if stop else len(value)))
+        if not stop:
             break
-    if b"@" in value:
-        hits += [match.span(1) for match in _URL.finditer(value)]
+    hits += [match.span(1) for match in _URL.finditer(value)]
     for match in _ASSIGNED.finditer(value):
         assigned = match.group(1)
         if _NOT_A_VALUE.match(assigned) is None and looks_random(assigned):

@@ -1,8 +1,9 @@
+# cython: annotation_typing=False, wraparound=True
 """Values that must not be shown, found by what they look like: card numbers, SSNs, e-mail addresses, API secrets.
 
-`find` is exact and runs on one value; `may_hit` is quick and runs on the raw bytes of many rows. Both work on bytes:
-ASCII is the same in UTF-8, LATIN* and SQL_ASCII, and other bytes count as letters. `values.pxd` holds the types for the
-compiled twin.
+`find` is exact and runs on one value; `quick.may_hit` runs on the raw bytes of many rows. Both work on bytes: ASCII is
+the same in UTF-8, LATIN* and SQL_ASCII, and other bytes count as letters. `values.pxd` holds the types for the compiled
+twin.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ EMAIL = 4
 SECRET = 8
 ALL = 15
 
+SHORTEST = 6  # bytes of the shortest value that can be any of them: a@b.cd
+
 _DIGITS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
 _DIGITS_DASHES = bytes(48 if 48 <= byte <= 57 else 45 if byte == 45 else 32 for byte in range(256))
 _SEPARATORS = b" -"
@@ -26,6 +29,7 @@ _SSN_SHAPE = b"000-00-0000"
 # A run of digits with single separators; possessive, so that a megabyte of digits costs one pass.
 _RUN = re.compile(rb"[0-9](?:[ -]?[0-9]){12,}+")
 _GROUP = re.compile(rb"[0-9]+")
+_PAIRS = re.compile(rb"(?:[0-9]{2}[ -])+[0-9]{2}")  # a machine's address, not a card
 _SSN = re.compile(rb"(?<![0-9])(?<![0-9][-.])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![0-9])(?!-[0-9])")
 # How cards are written: the window that is looked for inside a longer run of groups.
 _GROUPINGS = frozenset(
@@ -44,45 +48,43 @@ _NOT_TOP = frozenset(
 )
 
 
-def may_hit(block: bytes, kinds: int = ALL) -> bool:
-    """Whether `find` could find one of the kinds in any part of the block. False is certain; True is not.
+def may_hold_card(data: bytes) -> bool:
+    """Whether there are as many digits in a row as the shortest card number has, separators left out."""
+    return _THIRTEEN in data.translate(_DIGITS, _SEPARATORS)
 
-    block: raw bytes of whole frames. A length byte before a value may look like a digit or a letter: it only ever
-    makes a run longer, so nothing is missed.
-    """
-    if kinds & EMAIL and b"@" in block:
-        return True
-    if kinds & CARD and _THIRTEEN in block.translate(_DIGITS, _SEPARATORS):
-        return True
-    if kinds & SSN and _SSN_SHAPE in block.translate(_DIGITS_DASHES):
-        return True
-    return bool(kinds & SECRET) and tokens.seen(block)
+
+def may_hold_ssn(data: bytes) -> bool:
+    """Whether anything is written like an SSN."""
+    return _SSN_SHAPE in data.translate(_DIGITS_DASHES)
 
 
 def find(value: bytes, kinds: int = ALL) -> list[tuple[int, int, int]]:
     """The hits in one value, as (start, end, kind), in order and apart from each other. Empty for most values."""
     hits: list[tuple[int, int, int]] = []
-    if kinds & SECRET and tokens.seen(value):
+    size = len(value)
+    if size < SHORTEST:
+        return hits
+    if kinds & SECRET and size >= tokens.SHORTEST_VALUE:
         hits += [(start, end, SECRET) for start, end in tokens.find(value)]
     if kinds & EMAIL and b"@" in value:
         hits += [(start, end, EMAIL) for start, end in _emails(value)]
-    if kinds & CARD and _THIRTEEN in value.translate(_DIGITS, _SEPARATORS):
+    if kinds & CARD and size >= 13 and may_hold_card(value):
         hits += [(start, end, CARD) for start, end in _cards(value)]
-    if kinds & SSN and _SSN_SHAPE in value.translate(_DIGITS_DASHES):
+    if kinds & SSN and size >= 11 and may_hold_ssn(value):
         hits += [(match.start(), match.end(), SSN) for match in _SSN.finditer(value)]
     return _apart(hits) if len(hits) > 1 else hits
 
 
 def _apart(hits: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Hits that overlap become one over both, of the kind that began first (the longer one if both did)."""
+    """Hits that overlap become one over both; of their kinds the secret, then the address, is the one that is named."""
     hits.sort(key=lambda hit: (hit[0], -hit[1]))
     result = [hits[0]]
     for start, end, kind in hits[1:]:
         last_start, last_end, last_kind = result[-1]
         if start >= last_end:
             result.append((start, end, kind))
-        elif end > last_end:
-            result[-1] = (last_start, end, last_kind)
+        else:
+            result[-1] = (last_start, max(end, last_end), max(kind, last_kind))
     return result
 
 
@@ -139,12 +141,11 @@ def _cards(value: bytes) -> list[tuple[int, int]]:
     for match in _RUN.finditer(value):
         start, end = match.span()
         digits = match.group().translate(None, _SEPARATORS)
-        groups = [group.span() for group in _GROUP.finditer(value, start, end)]
-        # One card however it is grouped; six pairs or more are an address of a machine, not a card
-        if is_card(digits) and not (len(groups) > 5 and all(b - a == 2 for a, b in groups)):
+        if is_card(digits) and _PAIRS.fullmatch(value, start, end) is None:  # one card, however it is grouped
             if _stands_alone(value, start, end):
                 hits.append((start, end))
             continue
+        groups = [group.span() for group in _GROUP.finditer(value, start, end)]
         first = 0
         while first < len(groups):
             taken = 0
