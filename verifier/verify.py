@@ -25,6 +25,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 UTC = datetime.timezone.utc  # noqa: UP017 - runs on Python 3.9 too
+LATEST_US = 1 << 53  # of a leaf: no integer is larger, and it is a time that can be printed
 LAG_US = 300_000_000  # a journal this far ahead of the log means that the log was cut or stands still
 GRACE_US = 60_000_000  # from a session's expiry to its last request
 SWAP_US = 5_000_000  # after new rules came in, a request may still have been judged by the ones before
@@ -167,9 +168,9 @@ def opened(note, vkey):
     if key[:1] != b"\1" or len(key) != 33 or mark.hex() != hint:
         raise ValueError("the key that you gave is not the line name+id+key of an Ed25519 key")
     text, _, tail = note.rpartition("\n\n")
-    for dash, signer, value in (line.split(" ") for line in tail.splitlines()):
-        value = base64.b64decode(value, validate=True)
-        if (dash, signer, value[:4]) == ("\u2014", name, mark):
+    for dash, signer, given in (line.split(" ") for line in tail.removesuffix("\n").split("\n")):
+        value = base64.b64decode(given, validate=True)
+        if (dash, signer, value[:4], base64.b64encode(value).decode()) == ("\u2014", name, mark, given):
             origin, size, root = text.split("\n")[:3]
             if origin != name or not ed25519(key[1:], text.encode() + b"\n", value[4:]):
                 raise ValueError(f"the signature of {name} is wrong, or it is another log's ({origin})")
@@ -211,7 +212,7 @@ def inside(rules, ses, touch):
 
 
 def when(us):
-    return datetime.datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="seconds")
+    return datetime.datetime.fromtimestamp(us // 10**6, UTC).isoformat()
 
 
 class Check:
@@ -243,11 +244,14 @@ class Check:
         """The whole lines of a file; a torn last one was never signed."""
         if (self.dir / name).exists():
             with (self.dir / name).open("rb") as file:
-                yield from (row[:-1] for row in iter(lambda: file.readline(1 << 20), b"") if row[-1:] == b"\n")
+                for row in iter(lambda: file.readline(1 << 20), b""):
+                    if row[-1:] == b"\n" or len(row) == 1 << 20:
+                        yield row.removesuffix(b"\n")
 
     def heads(self, vkey, held):
         """The tree heads to land on: {size: [(root, where)]}."""
         heads = collections.defaultdict(list)
+        rows = list(self.rows("log/checkpoints.jsonl"))  # before the checkpoint: a log that runs writes it first
         for where in ("log/checkpoint", "the checkpoint you hold") if held else ("log/checkpoint",):
             try:
                 ours = where == "log/checkpoint"
@@ -257,7 +261,7 @@ class Check:
                 self.counts["signatures of checkpoints"] += 1
             except (ValueError, OSError) as error:
                 self.fail(f"cannot be trusted: {error}", where)
-        for at, row in enumerate(self.rows("log/checkpoints.jsonl"), 1):
+        for at, row in enumerate(rows, 1):
             found = re.fullmatch(rb'\{"note":".*","root":"([0-9a-f]{64})","size":([0-9]{1,15}),"t":[0-9]+\}', row)
             if not found:
                 self.notes.append(f"log/checkpoints.jsonl:{at} cannot be read (torn by a crash, or altered)")
@@ -268,6 +272,7 @@ class Check:
         return heads
 
     def land(self, heads):
+        """Compare with every head of this size."""
         for root, where in heads.pop(self.tree.size, ()):
             self.counts["tree heads landed on"] += 1
             if self.tree.root() != root:
@@ -278,6 +283,8 @@ class Check:
             leaf = json.loads(line)
             if json.dumps(leaf, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() != line:
                 self.fail("is not in canonical form and could be read in two ways")
+            if not 0 < leaf["t"] < LATEST_US:
+                raise ValueError("its time is none")
             self.newest = max(self.newest, leaf["t"]) if self.tree.size <= self.signed else self.newest
             self.chain(leaf, digest)
             inst, kind = leaf["inst"], leaf["kind"]
@@ -311,7 +318,7 @@ class Check:
                 try:
                     leaf = json.loads(line)
                     self.chain(leaf, leaf_hash(line).hex())
-                    t = leaf["t"]
+                    t = max(t, min(leaf["t"], LATEST_US))
                 except BROKEN:
                     self.fail("cannot be read")
             self.notes += [f"{len(rows)} lines of journal/{path.name} are not in the log yet"] * bool(rows)
@@ -320,7 +327,7 @@ class Check:
         if self.tree.size > self.signed:
             self.notes.append(f"{self.tree.size - self.signed} lines of log/records.jsonl are not signed yet")
         self.notes += [f"session {name} ({one.identity}) has not ended yet" for name, one in self.sessions.items()]
-        self.notes += [f"approvals were signed with {key}" for key in sorted(self.keys)]
+        self.notes += [f"approvals were signed with {key}" for key in sorted(self.keys)]  # people can compare these
 
     def refer(self, digest, kind, /, **fields):
         """The earlier leaf that is meant by this hash, if it says what it is said to say."""
@@ -428,17 +435,15 @@ class Check:
     def on_approval_decide(self, leaf):
         question = self.refer(leaf.request, "approval.request", approval=leaf.approval)
         if leaf.decision in ("approve", "deny"):
-            said, names = json.loads(leaf.document), ("approval", "bound", "identity", "target")
-            if any(said[name] != getattr(question, name) for name in names) or leaf.t > question.expires_us + GRACE_US:
-                self.fail(f"the document that {leaf.person} signed is about another question, or too late")
-            if (said["person"], said["decision"]) != (leaf.person, leaf.decision):
-                self.fail(f"the document says {said['decision']} by {said['person']}, the record something else")
+            meant = {name: getattr(question, name) for name in ("approval", "bound", "identity", "target")}
+            meant |= {"person": leaf.person, "decision": leaf.decision}
+            if meant.items() - json.loads(leaf.document).items() or leaf.t > question.expires_us + GRACE_US:
+                self.fail(f"the document that {leaf.person} signed is about something else, or too late")
             if not ssh_signed(leaf.key, leaf.document.encode(), leaf.signature, "muniment-approval@v1"):
                 raise ValueError(f"the signature of {leaf.person} does not hold")
             self.refer(leaf.person_ref, "document", document=f"Person/{leaf.person}")
             self.counts["signatures of people"] += 1
-            print_ = hashlib.sha256(base64.b64decode(leaf.key.split()[1])).digest()
-            self.keys.add(f"{leaf.person}: SHA256:{base64.b64encode(print_).decode().rstrip('=')}")
+            self.keys.add(f"{leaf.key} of {leaf.person}")
             question.signers[leaf.person] = leaf.key if leaf.decision == "approve" else ""
         elif leaf.decision == "use":
             keys = set(question.signers.values())
@@ -448,8 +453,7 @@ class Check:
 
     def approved(self, leaf, ses):
         question = self.refer(self.refer(leaf.approval, "approval.decide").request, "approval.request")
-        about = (question.used, question.identity, question.target)
-        if about != ((leaf.ses, leaf.n), ses.identity, ses.target):
+        if (question.used, question.identity, question.target) != ((leaf.ses, leaf.n), ses.identity, ses.target):
             self.fail(f"was released by approval {question.approval}, which was not used for it")
         question.used = "once"
         self.counts["approvals followed to their signatures"] += 1
@@ -471,10 +475,9 @@ def main(arguments=None):
     until = given.until and given.until.replace(tzinfo=given.until.tzinfo or UTC).timestamp()
     check = Check(given.directory, key, held, int((until or 0) * 1e6))
     if given.json:
-        failed = [{"where": where, "what": what} for where, what in check.failed]
-        page = {"ok": not failed, "failed": failed, "counts": check.counts, "notes": check.notes, "cannot": CANNOT}
-        page |= {"size": check.signed, "newest_us": check.newest}
-        print(json.dumps(page, indent=1, ensure_ascii=True))
+        page = {"ok": not check.failed, "failed": [{"where": where, "what": what} for where, what in check.failed]}
+        page |= {"counts": check.counts, "notes": check.notes, "cannot": CANNOT, "size": check.signed}
+        print(json.dumps(page | {"newest_us": check.newest}, indent=1))
     else:
         print(f"Evidence in {given.directory}: {check.signed} signed leaves, the newest of {when(check.newest)}\n")
         print("Checked\n" + "".join(f"  {count:9,} {name}\n" for name, count in sorted(check.counts.items())))
