@@ -76,7 +76,11 @@ class Sessions:
 
     def cut_credential(self, credential: str) -> int:
         """End those that were opened with this API key. Returns how many."""
-        held = [one for one in self._live.values() if one.session.admission.identity.provenance.token_id == credential]
+        held = []
+        for one in self._live.values():
+            proof = one.session.admission.identity.provenance
+            if (proof.method, proof.token_id) == ("api-key", credential):
+                held.append(one)
         for one in held:
             one.cut("the API key that opened this session was revoked")
         return len(held)

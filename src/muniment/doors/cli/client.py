@@ -53,7 +53,7 @@ def _configured(path: Path) -> str:
     from muniment.model.errors import ConfigError
 
     try:
-        found = settings.parse(path.name, path.read_text(encoding="utf-8"))
+        found = settings.read_settings(path.name, path.read_text(encoding="utf-8"))
     except (OSError, ConfigError, UnicodeDecodeError):
         return ""
     return found.api or f"unix:{Path(found.store) / 'api.sock'}"
