@@ -6,11 +6,7 @@ Authentication"; RFC 5802 and RFC 7677 for SCRAM-SHA-256.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import struct
-import unicodedata
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +15,10 @@ from muniment.model.access import Admission, Refusal
 from muniment.model.effects import Authorize, Dial, Read, Secure, Send, Side, Step, Unlock
 from muniment.model.errors import ProtocolError, Unavailable
 from muniment.protocols.postgres import catalogue, frames
+from muniment.protocols.postgres.credentials import Scram, md5
 
 MAX_SECRET_BYTES = 16 << 10  # CI tokens are about 2,000; a header full of claims stays under 16 KiB
 MAX_LOGIN_FRAME_BYTES = 1 << 20  # what the target may say at once during its login
-MAX_SCRAM_ROUNDS = 200_000  # PostgreSQL's default is 4,096; a hostile target must not buy our CPU
 ENCODINGS = frozenset({"UTF8", "UNICODE", "SQL_ASCII"} | {f"LATIN{n}" for n in range(1, 11)})
 STARTUP = frozenset(
     {
@@ -309,7 +305,7 @@ def enter(user: str, database: str, settings: dict[str, str], nonce: bytes) -> G
         words += [name, value]
     body = struct.pack("!i", frames.PROTOCOL_3) + b"".join(word.encode() + b"\0" for word in words) + b"\0"
     yield Send(Side.TARGET, struct.pack("!i", len(body) + 4) + body)
-    scram: _Scram | None = None
+    scram: Scram | None = None
     while True:
         kind, body = yield from _frame()
         if kind == b"N":
@@ -327,11 +323,11 @@ def enter(user: str, database: str, settings: dict[str, str], nonce: bytes) -> G
         if wanted == 3:
             yield Send(Side.TARGET, frames.frame(b"p", secret.encode() + b"\0"))
         elif wanted == 5 and len(rest) == 4:
-            yield Send(Side.TARGET, frames.frame(b"p", _md5(user, secret, rest) + b"\0"))
+            yield Send(Side.TARGET, frames.frame(b"p", md5(user, secret, rest) + b"\0"))
         elif wanted == 10:
             if b"SCRAM-SHA-256" not in rest.split(b"\0"):
                 raise Unavailable("the target offers no SASL mechanism that we speak", "let it use SCRAM-SHA-256")
-            scram = _Scram(secret, nonce)
+            scram = Scram(secret, nonce)
             first = scram.first()
             body = b"SCRAM-SHA-256\0" + struct.pack("!i", len(first)) + first
             yield Send(Side.TARGET, frames.frame(b"p", body))
@@ -409,47 +405,3 @@ def ask(text: str) -> Generator[Step, Any, tuple[list[list[bytes | None]], dict[
             return rows, parameters, body[0]
         elif kind not in (b"T", b"C", b"N", b"A"):
             raise ProtocolError(Side.TARGET, f"message {kind!r} in answer to a query of the gateway's own")
-
-
-def _md5(user: str, secret: str, salt: bytes) -> bytes:
-    inner = hashlib.md5(secret.encode() + user.encode(), usedforsecurity=False).hexdigest()
-    return b"md5" + hashlib.md5(inner.encode() + salt, usedforsecurity=False).hexdigest().encode()
-
-
-class _Scram:
-    """The client's half of SCRAM-SHA-256, without channel binding. Source: RFC 5802, section 3; RFC 7677."""
-
-    def __init__(self, secret: str, nonce: bytes) -> None:
-        self._secret = unicodedata.normalize("NFKC", secret).encode()
-        self._nonce = base64.b64encode(nonce)
-        self._bare = b"n=,r=" + self._nonce
-        self._signature = b""
-        self.proved = False
-
-    def first(self) -> bytes:
-        return b"n,," + self._bare
-
-    def final(self, challenge: bytes) -> bytes:
-        parts = dict(part.split(b"=", 1) for part in challenge.split(b",") if b"=" in part)
-        try:
-            nonce, salt, rounds = parts[b"r"], base64.b64decode(parts[b"s"], validate=True), int(parts[b"i"])
-        except (KeyError, ValueError):
-            raise ProtocolError(Side.TARGET, "its SCRAM challenge cannot be read") from None
-        if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce):
-            raise ProtocolError(Side.TARGET, "its SCRAM challenge does not answer ours")
-        if not 1 <= rounds <= MAX_SCRAM_ROUNDS:
-            raise ProtocolError(Side.TARGET, f"its SCRAM challenge asks for {rounds} rounds")
-        salted = hashlib.pbkdf2_hmac("sha256", self._secret, salt, rounds)
-        client_key = hmac.digest(salted, b"Client Key", "sha256")
-        without_proof = b"c=biws,r=" + nonce
-        message = b",".join((self._bare, challenge, without_proof))
-        signature = hmac.digest(hashlib.sha256(client_key).digest(), message, "sha256")
-        proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
-        self._signature = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), message, "sha256")
-        return without_proof + b",p=" + base64.b64encode(proof)
-
-    def check(self, final: bytes) -> None:
-        wanted = b"v=" + base64.b64encode(self._signature)
-        if not self._signature or not hmac.compare_digest(final, wanted):
-            raise ProtocolError(Side.TARGET, "it does not know the secret that it asked us for")
-        self.proved = True

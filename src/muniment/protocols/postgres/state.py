@@ -6,11 +6,20 @@ whose reply has not come; the replies come in the order of the expects.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-from muniment.model.exchange import Action, Column, Statement
+from muniment.model.effects import Done, Effect
+from muniment.model.exchange import Action, Column, Outcome, Statement
 from muniment.model.verdict import Deny, Masks, RowPlan
+from muniment.protocols.postgres.meaning import Names
+
+MAX_QUEUED_BYTES = 8 << 20  # of messages that wait for a ruling; then the client is not read
+MAX_STATEMENTS = 10_000  # prepared statements that one session may keep
+OURS = b"muniment:"  # names that begin so are the gateway's own
+IDLE, IN_TRANSACTION, FAILED = b"ITE"  # transaction status
+COPY_KINDS = frozenset(b"dcf")
 
 Shape = tuple[Column, ...]
 
@@ -133,3 +142,59 @@ class Inner:
     whole: bool
     rows: list[list[bytes | None]]
     failed: str = ""
+
+
+class Memory:
+    """All that one conversation remembers. What reads and changes it stands in the classes built on this one."""
+
+    def __init__(self, names: Names, status: int, number: int, *, hold_in_transaction: bool = False) -> None:
+        self.names = names
+        self.status = status
+        self.parameters: dict[str, str] = {}
+        self._known: Names = names
+        self._full: Names | None = names  # without, and with, what the session itself prepared and declared
+        self._number = number
+        self._loads = 0
+        self._hold_in_transaction = hold_in_transaction
+        self._tickets = 0
+        self._out: list[Effect] = []
+        self._client: list[bytes] = []
+        self._client_size = self._client_need = 0
+        self._target: list[bytes] = []
+        self._target_size = self._target_need = 0
+        self._items: deque[Item] = deque()
+        self._queued_bytes = 0
+        self._expects: deque[Expect] = deque()
+        self._asked: dict[int, Item] = {}
+        self._statements: dict[bytes, Prepared] = {}
+        self._parsing: dict[bytes, Prepared] = {}
+        self._portals: dict[bytes, Portal] = {}
+        self._prepared: dict[str, str] = {}  # by PREPARE and by Parse, as EXECUTE finds them
+        self._cursors: dict[str, str] = {}
+        self._plans: dict[tuple[bytes, int, int, int], tuple[object, object, RowPlan | None]] = {}
+        self._in_batch = False  # a message of the extended protocol was taken since the last Sync
+        self._skipping = False  # the target ignores everything up to the next Sync
+        self._copying_in = False
+        self._dirty = self._dirty_whole = False
+        self._transaction_dirty = self._transaction_whole = False
+        self._refreshing = False
+        self._cancelling = False
+        self._looking: tuple[int, bytes] | None = None
+        self._plan: RowPlan | None = None
+        self._planned = False
+        self._closed = False
+
+    _last_masks: Masks | None = None
+
+    def _done(self, exchange: Exchange, status: str) -> None:
+        if exchange.done:
+            return
+        exchange.done = True
+        masked = tuple(sorted(exchange.masked.items()))
+        outcome = Outcome(status, exchange.rows, exchange.bytes, exchange.code, exchange.tag, masked)
+        self._out.append(Done(exchange.ticket, outcome))
+
+
+def decode(data: bytes) -> str:
+    """Text of a peer's; bytes that are no UTF-8 stay as lone surrogates, which the reader of SQL refuses."""
+    return data.decode("utf-8", "surrogateescape")
