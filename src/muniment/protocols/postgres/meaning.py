@@ -259,6 +259,8 @@ class _Work:
         """Add the touches of a use. True: it calls a function that is not the server's own."""
         if use.catalog and (self._catalog is None or use.catalog != self._catalog.database):
             self._refuse("it names another database")
+        if use.how is not How.FIXED and any("." in piece for piece in (use.schema, use.name, use.sub)):
+            self._refuse("a name with a dot in it cannot be told apart from a name in a schema")
         names = self._resolved(use)
         for name in names:
             self._touches[Touch(use.kind, name, use.verb)] = None
