@@ -126,6 +126,10 @@ def test_a_session_ends_with_whatever_ends_first(who: str, here: World, issuer: 
         ({"exp": "4000000000"}, ["expiry"]),
         ({"exp": 4_000_000_000_000}, ["expiry"]),  # milliseconds
         ({"nbf": 4_000_000_000}, ["not-before"]),
+        ({"nbf": True}, ["not-before"]),
+        ({"nbf": "1"}, ["not-before"]),
+        ({"iat": True}, ["issued-at"]),
+        ({"iat": -1}, ["issued-at"]),
         ({"iat": 4_000_000_000}, ["issued-at"]),
         ({"sub": ""}, ["subject"]),
         ({"sub": None}, ["subject"]),
@@ -382,7 +386,9 @@ def test_kept_refusals_are_bounded_in_number_and_age(here: World, monkeypatch: p
 
     async def fill() -> None:
         await here.login("x", now_us=at - 31 * 24 * 3600 * 1_000_000)
-        for n in range(15):
+        await here.login("x", now_us=at)
+        assert here.logins.count() == 1
+        for n in range(1, 15):
             await here.login("x", now_us=at + n)
 
     asyncio.run(fill())
