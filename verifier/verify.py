@@ -379,7 +379,7 @@ class Check:
             self.fail(f"session {leaf.ses} was there before")
         if leaf.identity_ref:
             self.refer(leaf.identity_ref, "document", document=f"Identity/{leaf.identity}")
-        leaf.opened, leaf.n, leaf.held, leaf.open = self.tree.size, 0, False, set()
+        leaf.opened, leaf.n, leaf.open = self.tree.size, 0, set()
         self.sessions[leaf.ses] = leaf
 
     def on_session_close(self, leaf):
@@ -402,9 +402,9 @@ class Check:
 
     def on_request(self, leaf):
         ses, rules = self.sessions[leaf.ses], self.rules[leaf.inst]
-        if ses.inst != leaf.inst or leaf.n != ses.n + (0 if ses.held else 1):
+        if ses.inst != leaf.inst or leaf.n != ses.n + 1:
             self.fail(f"exchange {leaf.n} of session {leaf.ses} does not follow exchange {ses.n}")
-        held, ses.n, ses.held = ses.held, leaf.n, leaf.decision == "hold"
+        ses.n = leaf.n
         if rules.version != leaf.rules and leaf.t - rules.t <= SWAP_US:
             rules = self.before[leaf.inst] or rules
         if rules.version != leaf.rules:
@@ -421,7 +421,7 @@ class Check:
             self.counts["touches judged again"] += 1
             if not inside(rules, ses, touch):
                 self.fail(f"outside what is declared for {ses.identity} at {ses.target}: {touch}")
-        if held or leaf.approval:
+        if leaf.approval:
             self.approved(leaf, ses)
 
     def on_response(self, leaf):

@@ -215,13 +215,13 @@ class Scene:
         return canonical.encode(fields | other).decode()
 
     def held(self, ses: str, n: int, approval: str = "7K2M", *, approvers: Sequence[Approver] = (GRACE, ADA)) -> None:
-        """A question, its approvals, its use, and the exchange that it released."""
+        """A question, its approvals, its use, and the exchange (the next one) that it released."""
         question = self.question(approval, ses, n)
         self.ask(ses, n, "hold", "drop database reports")
         for person in approvers:
             self.decide(approval, question, person)
-        use = self.add(ApprovalDecide(approval=approval, request=question, decision="use", ses=ses, n=n))
-        self.ask(ses, n, "allow", "drop database reports", approval=use)
+        use = self.add(ApprovalDecide(approval=approval, request=question, decision="use", ses=ses, n=n + 1))
+        self.ask(ses, n + 1, "allow", "drop database reports", approval=use)
 
     def play(self) -> None:
         """The whole scene of the module's docstring, without its end."""
@@ -236,8 +236,8 @@ class Scene:
         self.held("s-1", 3)
         self.open("s-2", identity="nightly-report", sub="y")
         self.ask("s-2", 1, "allow", "select relation pg_catalog.pg_class", "begin transaction ", "show setting x")
-        self.answer("s-1:3:ok:0:0::DROP DATABASE:", "s-2:1:ok:1:1::SELECT:card_number=1")
-        self.close("s-1", 3, originals=self.recording("s-1.orig", b"sealed"))
+        self.answer("s-1:4:ok:0:0::DROP DATABASE:", "s-2:1:ok:1:1::SELECT:card_number=1")
+        self.close("s-1", 4, originals=self.recording("s-1.orig", b"sealed"))
         self.close("s-2", 1)
         self.add(Heartbeat(accepted=3, rejected=1, opened=2, closed=2, open=0))
 

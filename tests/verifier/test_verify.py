@@ -578,9 +578,9 @@ def test_an_approval_is_used_once_by_one_exchange(tmp_path: Path, verify: Module
         scene.open("s-3")
         scene.held("s-3", 1, "AAAA")
         released = json.loads(flushed(scene)[-1])["approval"]
-        scene.ask("s-3", 2, "allow", "drop database reports", approval=released)
+        scene.ask("s-3", 3, "allow", "drop database reports", approval=released)
         use = next(json.loads(line) for line in flushed(scene) if tree.leaf_hash(line).hex() == released)
-        scene.add(ApprovalDecide(approval="AAAA", request=use["request"], decision="use", ses="s-3", n=3))
+        scene.add(ApprovalDecide(approval="AAAA", request=use["request"], decision="use", ses="s-3", n=4))
 
     failed = played(tmp_path, verify, both)
     assert "was released by approval AAAA, which was not used for it" in failed
@@ -592,13 +592,23 @@ def flushed(scene: Scene) -> list[bytes]:
     return list(scene.log.lines())
 
 
-def test_a_hold_that_became_an_allow_needs_its_approval(tmp_path: Path, verify: ModuleType) -> None:
+def test_an_approval_that_is_not_there_releases_nothing(tmp_path: Path, verify: ModuleType) -> None:
     def act(scene: Scene) -> None:
         scene.open("s-3")
-        scene.ask("s-3", 1, "hold", "drop database reports")
-        scene.ask("s-3", 1, "allow", "drop database reports")
+        scene.ask("s-3", 1, "allow", "drop database reports", approval="0" * 64)
 
     assert "no earlier approval.decide" in played(tmp_path, verify, act)
+
+
+def test_the_decision_itself_may_be_named_when_it_was_used_for_the_exchange(tmp_path: Path, verify: ModuleType) -> None:
+    def act(scene: Scene) -> None:
+        scene.open("s-3")
+        question = scene.question("AAAA", "s-3", 1, count=1)
+        decided = scene.decide("AAAA", question, GRACE)
+        scene.add(ApprovalDecide(approval="AAAA", request=question, decision="use", ses="s-3", n=1))
+        scene.ask("s-3", 1, "allow", "drop database reports", approval=decided)
+
+    assert played(tmp_path, verify, act) == ""
 
 
 def test_an_approval_of_another_identitys_question_releases_nothing(tmp_path: Path, verify: ModuleType) -> None:
