@@ -94,10 +94,10 @@ class Query:
         """A text, empty when it is left out."""
         return self._left.pop(name, "")
 
-    def number(self, name: str, default: int, most: int = (1 << 53) - 1) -> int:
+    def number(self, name: str, default: int, most: int = (1 << 62) - 1) -> int:
         """A number from 0 to `most`."""
         text = self._left.pop(name, str(default))
-        if not text.isascii() or not text.isdigit() or len(text) > 16 or int(text) > most:
+        if not text.isascii() or not text.isdigit() or len(text) > 20 or int(text) > most:
             raise BadRequest(f"{name!r} is not a number from 0 to {most}", f"?{name}={default}")
         return int(text)
 
