@@ -158,7 +158,7 @@ class Access:
     async def _by_key(self, rule: IdentityRule | None, secret: str, now_us: int) -> _Proof:
         shape = SHAPE.match(secret)
         got, want = f"an API key of {len(secret)} characters", "mk_<id>_<secret>, 59 characters"
-        mend = "present the key unchanged, as `muniment identities key` showed it"
+        mend = "present the key unchanged, as `muniment identities key issue` showed it"
         form = Check("form", shape is not None, got, want, mend)
         if shape is None:
             return _Proof((form,))

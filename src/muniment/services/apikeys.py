@@ -48,7 +48,7 @@ def check_key(row: ApiKeyRow | None, presented: str, rule: IdentityRule | None, 
     """Every question that is asked of an API key. An unknown key takes the same way as a wrong one."""
     stored = row.hash if row else bytes(32)
     good = hmac.compare_digest(stored, digest(presented)) and row is not None
-    mend = "issue a key with `muniment identities key NAME` and present it unchanged"
+    mend = "issue a key with `muniment identities key issue NAME` and present it unchanged"
     checks = [
         Check("key", good, "the key that was issued" if good else "no key that was issued", "an issued key", mend)
     ]
