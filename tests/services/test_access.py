@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from muniment.demo.issuer import DemoIssuer
+from muniment.judge import manifests
 from muniment.model.access import Admission, Refusal
 from muniment.model.entries import AuthFail, CredentialIssued, KeySet
 from muniment.model.errors import ConfigError, Unavailable
@@ -484,3 +486,11 @@ def test_checks_survive_the_database_as_they_were(here: World) -> None:
     row = here.logins.refused(outcome.reference)
     assert row is not None and row.checks == outcome.checks
     assert json.dumps([one.got for one in row.checks])
+
+
+def test_the_manifests_of_the_how_to_are_in_force_as_written() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "logins.md").read_text()
+    whole = re.findall(r"```yaml\n(apiVersion.*?)```", page, re.DOTALL)
+    assert whole
+    rules = manifests.parse([("logins.md", text) for text in whole], now_us())
+    assert rules.issuers["github"].match and rules.identities["nightly-report"].logins
