@@ -27,8 +27,17 @@ def allow_masked(masks: Masks) -> Rule:
 class Table:
     """Carries out effects as the relay does. Rulings come at once, or when `rule_next` is called (held=True)."""
 
-    def __init__(self, rule: Rule = allow_all, *, held: bool = False, status: bytes = b"I") -> None:
-        catalog = Catalog(database="db", version=1, loaded_at_us=0)
+    def __init__(
+        self,
+        rule: Rule = allow_all,
+        *,
+        held: bool = False,
+        status: bytes = b"I",
+        catalog: Catalog | None = None,
+        younger: tuple[Catalog, Masks] | None = None,
+    ) -> None:
+        catalog = catalog or Catalog(database="db", version=1, loaded_at_us=0)
+        self.younger = younger
         self.talk = Conversation(Names(catalog, ("pg_catalog", "public")), status[0], 1)
         self.rule = rule
         self.held = held
@@ -77,7 +86,9 @@ class Table:
                 case Close(reason):
                     self.closed = reason
                 case Look(ticket, _):
-                    self.do(self.talk.found(ticket, self.talk.names, None))
+                    assert self.younger is not None, "a look that the test did not expect"
+                    catalog, masks = self.younger
+                    self.do(self.talk.found(ticket, self.talk.names.replaced(catalog=catalog), masks))
         self.asks += asks
         if not self.held:
             self.rule_all()

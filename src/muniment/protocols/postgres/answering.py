@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from muniment.model.effects import Send, Side
+from muniment.model.effects import Look, Send, Side
 from muniment.model.errors import ProtocolError
 from muniment.protocols.postgres import frames
 from muniment.protocols.postgres.showing import Showing, shape_of
@@ -45,8 +45,10 @@ class Answering(Showing):
                 break
             if kind == 68:
                 raise ProtocolError(Side.TARGET, "a DataRow that cannot be read")
-            if kind == 84 and not looked and self._must_look(data[pos + 5 : end]):
+            if kind == 84 and not looked and (unknown := self._unknown(data[pos + 5 : end])):
                 self._pass(data, start, pos)
+                self._tickets += 1
+                self._out.append(Look(self._tickets, unknown))
                 self._looking = (self._tickets, data[pos:])
                 return
             looked = False

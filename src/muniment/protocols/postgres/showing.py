@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muniment.model.effects import Look, Send, Side
+from muniment.model.effects import Send, Side
 from muniment.model.errors import ProtocolError
 from muniment.model.exchange import Column
 from muniment.model.verdict import RowPlan
@@ -81,19 +81,14 @@ class Showing(Asking):
             portal.plan = exchange.masks.plan(portal.shape, exchange.action, 0)
         self._plan = portal.plan
 
-    def _must_look(self, body: bytes) -> bool:
-        """Whether a description names relations that our catalogue does not have; then ask for a younger one."""
+    def _unknown(self, body: bytes) -> frozenset[int]:
+        """The relations that a description names and our catalogue does not have; a younger one is then asked for."""
         exchange = self._current()
         catalog = self._known.catalog
         if exchange is None or exchange.masks is None or catalog is None:
-            return False
+            return frozenset()
         origins = {table for _, table, _, _, _ in frames.row_description(body)}
-        unknown = frozenset(oid for oid in origins if oid >= FIRST_USER_OID and oid not in catalog.by_oid)
-        if not unknown:
-            return False
-        self._tickets += 1
-        self._out.append(Look(self._tickets, unknown))
-        return True
+        return frozenset(oid for oid in origins if oid >= FIRST_USER_OID and oid not in catalog.by_oid)
 
     def _current(self) -> Exchange | None:
         """The exchange whose replies come now."""
