@@ -165,6 +165,34 @@ def test_tiles_that_are_gone_or_damaged_are_made_again_from_the_records(place: P
     assert place.open().root == place.signed().root
 
 
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+def test_a_damaged_full_tile_stops_the_signing_until_tiles_are_made_again(place: Place, harm: str) -> None:
+    log = place.open()
+    log.fold(some_lines(1, 300))
+    log.checkpoint(1)
+    log.fold(some_lines(301, 600))
+    path = place.log / tiles.Tile(0, 0).path
+    held = path.read_bytes()
+    path.unlink()
+    if harm != "remove":
+        path.write_bytes(held[:-1] if harm == "cut" else bytes([held[0] ^ 1]) + held[1:])
+    with pytest.raises(Unavailable, match="remove log/tile and start"):
+        log.inclusion(7) if harm != "flip" else log._signer.sign(
+            note.Checkpoint(log.origin, 600, log.root), log_proof(log), 0, {}
+        )
+    log.close()
+    shutil.rmtree(place.log / "tile")
+    log = place.open()
+    log.checkpoint(2)
+    assert place.signed().root == tree.root(tree.leaf_hash(line) for line in some_lines(1, 600))
+    assert path.read_bytes() == held
+
+
+def log_proof(log: Log) -> list[bytes]:
+    """A consistency proof out of a damaged node."""
+    return [b"\0" * 32, *tree.consistency_proof(300, 600, log._node)[1:]]
+
+
 def test_lines_offered_twice_are_folded_once(place: Place) -> None:
     log = place.open()
     log.fold(some_lines(1, 4))

@@ -70,7 +70,8 @@ class Signer:
                 raise tree.ProofError(f"the log is {self.origin}, not {head.origin}")
             tree.verify_consistency(self.last.size, head.size, self.last.root, head.root, proof)
         except tree.ProofError as error:
-            raise Unavailable(f"the signer refuses this checkpoint: {error}", "restore the evidence") from None
+            mend = "stop the gateway, remove log/tile and start it; if it refuses still, restore the evidence"
+            raise Unavailable(f"the signer refuses this checkpoint: {error}", mend) from None
         signed = Signed(head.size, head.root, length, dict(folded))
         self._remember(signed)
         self.last = signed
