@@ -29,6 +29,7 @@ from muniment.model.entries import (
     InstanceStart,
     InstanceStop,
     RulesActive,
+    RulesApply,
 )
 from muniment.proof import canonical, note, tree
 from muniment.store.keys import Keys
@@ -192,6 +193,8 @@ def test_a_few_lines_that_are_not_folded_yet_are_noted_and_checked(copy: Copy, v
     assert "1 lines of journal/i-0000000a.jsonl are not in the log yet" in check.notes
     copy.write([*lines, canonical.encode(more | {"iseq": 99}) + b"\n"], "journal/i-0000000a.jsonl")
     assert places(copy.check()) == {"journal/i-0000000a.jsonl:26"}
+    copy.write([*lines, b"null\n"], "journal/i-0000000a.jsonl")
+    assert said(copy.check()) == "journal/i-0000000a.jsonl:26: cannot be read"
 
 
 def test_a_journal_that_says_something_else_is_found(copy: Copy) -> None:
@@ -502,6 +505,20 @@ def test_references_must_lead_to_what_they_name(tmp_path: Path, verify: ModuleTy
     failed = played(tmp_path, verify, act)
     assert "no earlier document with {'document': 'Identity/nightly-report'}" in failed
     assert "no earlier rules with" in failed
+
+
+def test_an_apply_must_name_documents_that_are_there(tmp_path: Path, verify: ModuleType) -> None:
+    def act(scene: Scene) -> None:
+        scene.add(RulesApply(version=2, digest="e" * 64, documents=(f"Grant/nightly={scene.docs['Person/ada']}",)))
+
+    assert "no earlier document with {'document': 'Grant/nightly'}" in played(tmp_path, verify, act)
+
+
+def test_a_declared_line_that_cannot_be_read_declares_nothing(tmp_path: Path, verify: ModuleType) -> None:
+    def act(scene: Scene) -> None:
+        scene.add(RulesActive(declared=("nightly|nightly-report|billing|select|*",)))
+
+    assert "a declared line that has not six parts" in played(tmp_path, verify, act)
 
 
 # ---- approvals
