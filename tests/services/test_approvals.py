@@ -17,6 +17,7 @@ from muniment.model.entries import ApprovalDecide, ApprovalRequest
 from muniment.model.errors import Unavailable
 from muniment.model.exchange import Parameter
 from muniment.model.rules import Rules
+from muniment.model.verdict import Hold
 from muniment.proof import sshsig
 from muniment.services import decisions
 from muniment.services.approvals import MAX_OPEN_PER_IDENTITY, Approvals, Decided, Held, Question
@@ -297,6 +298,16 @@ async def test_ctrl_c_closes_the_question_unless_another_one_waits_for_it(office
     assert isinstance(late, NotAccepted) and "withdrawn" in late.what
     shown = await office.approvals.show(one.id)
     assert shown is not None and [row.ses for row in shown.history] == ["s-1", "s-2"]
+
+
+@walk
+async def test_an_approval_under_older_rules_is_not_spent_where_the_rules_now_want_more(office: Office) -> None:
+    held = await office.approvals.ask(DROP)
+    await office.decide(held, "grace")
+    hold = Hold(DROP.rule, "why?", DROP.approvers, DROP.count, 60)
+    for stricter in (replace(hold, count=2), replace(hold, approvers="leads"), replace(hold, rule="other")):
+        assert await office.approvals.use(held.id, "s-1", 4, stricter) == ""
+    assert await office.approvals.use(held.id, "s-1", 4, hold) != ""
 
 
 @walk

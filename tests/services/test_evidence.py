@@ -121,7 +121,7 @@ DROP = Question(
 
 
 async def lived(house: House, signer: Signer) -> None:
-    """A session with an allowed, a held and approved, and a denied exchange, recorded."""
+    """A session with an allowed exchange, one that was held, approved and then ran, and a denied one, recorded."""
     await house.registry.start()
     await house.registry.apply(
         [("a.yaml", MANIFESTS), ("p.yaml", person_manifest("edsger", signer.person.keys[0]))], by="ada"
@@ -140,20 +140,22 @@ async def lived(house: House, signer: Signer) -> None:
         decision="approve", person="edsger", reason="OPS-1412", t_us=house.now_us(),
     )  # fmt: skip
     await house.approvals.decide(text, signer.sign(text), "OPS-1412")
-    leaf = await house.approvals.use(held.id, "s-1", 2)
+    leaf = await house.approvals.use(held.id, "s-1", 3)
     house.journal.append(
-        [Request(ses="s-1", n=2, phase="execute", decision="hold", rule="production-safety", approval=leaf,
+        [Request(ses="s-1", n=2, phase="execute", decision="hold", rule="production-safety",
                  touches=("drop database scratch",), statement=DROP.statement),
-         Request(ses="s-1", n=3, phase="execute", decision="deny", rule="no-grant", touches=("drop table t",),
+         Request(ses="s-1", n=3, phase="execute", decision="allow", rule="reads-billing", approval=leaf,
+                 touches=("drop database scratch",), statement=DROP.statement),
+         Request(ses="s-1", n=4, phase="execute", decision="deny", rule="no-grant", touches=("drop table t",),
                  statement="drop table t", why="not in a grant"),
-         Response(results=("s-1:1:ok:2:40::SELECT 2:card_number=1", "s-1:2:ok:0:0::DROP DATABASE:",
-                           "s-1:3:refused:0:0:42501::"))]
+         Response(results=("s-1:1:ok:2:40::SELECT 2:card_number=1", "s-1:3:ok:0:0::DROP DATABASE:",
+                           "s-1:4:refused:0:0:42501::"))]
     )  # fmt: skip
     refusal = frames.error("42501", "denied by no-grant")
     recorder.write(house.now_us(), 1, complete("DROP DATABASE"))
     recorder.write(house.now_us(), 2, refusal)
     recorder.close()
-    house.end(exchanges=3)
+    house.end(exchanges=4)
     house.journal.flush()
 
 
@@ -181,7 +183,7 @@ async def test_a_session_is_shown_with_every_decision_and_its_place_in_the_log(h
     view = await house.evidence.show("s-1", "ada@desk")
     assert view is not None and not view.live and not view.more
     assert (view.row.run, view.hidden["sub"], view.closed["reason"]) == ("4711", "repo:acme", "the client left")
-    first, held, denied = view.exchanges
+    first, held, released, denied = view.exchanges
     assert (first.statement, first.parameters, first.status, first.rows) == ("select $1, $2", ("7", None), "ok", 2)
     assert first.masked == {"card_number": 1}
     assert (denied.decision, denied.rule, denied.why, denied.status) == (
@@ -191,11 +193,13 @@ async def test_a_session_is_shown_with_every_decision_and_its_place_in_the_log(h
         "refused",
     )
     (asked,) = held.approvals
+    assert (held.decision, released.decision, released.approvals) == ("hold", "allow", ())
+    assert released.released_by == asked.id and released.tag == "DROP DATABASE"
     assert (asked.state, asked.rule, asked.statement) == ("used", "production-safety", "DROP DATABASE scratch")
     assert asked.question == "drop database scratch"  # from the sealed payload: the database has it no more
     approved, used = asked.history
     assert (approved.decision, approved.person, approved.reason) == ("approve", "edsger", "OPS-1412")
-    assert (used.decision, used.ses, used.n) == ("use", "s-1", 2)
+    assert (used.decision, used.ses, used.n) == ("use", "s-1", 3)
     lines = (house.evidence_dir / "log" / "records.jsonl").read_bytes().splitlines()
     for index, kind in (
         (asked.index, b"approval.request"),
@@ -211,7 +215,7 @@ async def test_pages_of_a_session_join_without_a_gap(house: House, _: Signer) ->
     one = await house.evidence.show("s-1", "ada", limit=2)
     assert one is not None and one.more and [exchange.n for exchange in one.exchanges] == [1, 2]
     two = await house.evidence.show("s-1", "ada", after=2, limit=2)
-    assert two is not None and not two.more and [exchange.n for exchange in two.exchanges] == [3]
+    assert two is not None and not two.more and [exchange.n for exchange in two.exchanges] == [3, 4]
 
 
 @walk
@@ -221,8 +225,8 @@ async def test_a_replay_tells_everything_in_order_of_time(house: House, _: Signe
     told: list[Event] = list(events)
     assert [event.t_us for event in told] == sorted(event.t_us for event in told)
     assert [event.what for event in told if event.what not in ("outcome",)] == [
-        "session", "request", "rows", "complete", "question", "decision", "decision", "request", "request", "complete",
-        "error", "end",
+        "session", "request", "rows", "complete", "question", "decision", "decision", "request", "request", "request",
+        "complete", "error", "end",
     ]  # fmt: skip
     assert "$1 = '7'" in told[1].text and "$2 = NULL" in told[1].text
     assert [(event.decision, event.person) for event in told if event.what == "decision"] == [

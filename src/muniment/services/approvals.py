@@ -17,6 +17,7 @@ from muniment.model.entries import ApprovalDecide, ApprovalRequest, Entry
 from muniment.model.errors import Unavailable
 from muniment.model.exchange import Parameter
 from muniment.model.rules import Person, Rules
+from muniment.model.verdict import Hold
 from muniment.services import decisions
 from muniment.services.decisions import NotAccepted, Signed
 from muniment.store import approvals as rows
@@ -253,15 +254,19 @@ class Approvals:
         missing = max(1, asked.count - len(people)) if state == "waiting" else 0
         return Decided(asked.id, signed.decision, person.name, state, missing, row.leaf)
 
-    async def use(self, approval: str, ses: str, n: int) -> str:
+    async def use(self, approval: str, ses: str, n: int, hold: Hold | None = None) -> str:
         """Spend an approval on this exchange. Returns the leaf hash of the decision that released it, or "" when it
         is not there to be spent: used, expired, or given by people who may not approve any more.
+
+        hold: what the rules say now, judged again; an approval asked under another rule, group or count is not spent.
 
         It is spent before it is recorded: a crash in between costs an approval, never allows a second use.
         """
         async with self._order:
             asked = await asyncio.to_thread(rows.find, self._database, approval)
             if asked is None or asked.state != "approved" or not await self._stands(asked):
+                return ""
+            if hold and (asked.rule, asked.approvers, asked.count) != (hold.rule, hold.approvers, hold.count):
                 return ""
             spent = await asyncio.to_thread(rows.use, self._database, approval, ses, n, self._now_us())
             if spent is None:

@@ -165,11 +165,8 @@ class Evidence:
         found = []
         for leaf in leaves:
             view = views.exchange(leaf, payloads.get(int(leaf.fields["iseq"])), sealed)
-            mine = tuple(
-                one for one in reversed(asked)
-                if (one.ses, one.n) == (row.ses, view.n) or (one.used_ses, one.used_n) == (row.ses, view.n)
-            )  # fmt: skip
-            view = replace(view, approvals=mine)
+            mine, released = _belonging(asked, row.ses, view.n)
+            view = replace(view, approvals=mine, released_by=released)
             if view.n in told.outcomes:
                 end = told.outcomes[view.n][1]
                 view = replace(view, status=end.status, rows=end.rows, bytes=end.bytes, code=end.code, tag=end.tag,
@@ -225,12 +222,14 @@ class Evidence:
     def _journalled(self, row: SessionRow, told: _Told) -> list[Event]:
         who = f"{row.identity} at {row.target} (database {row.database}, as {row.role})"
         found = [Event(row.opened_us, "session", f"opened: {who}", index=row.first_index)]
+        seen: set[str] = set()
         for view in self._exchanges(row, told, told.requests):
             found.append(
                 Event(view.t_us, "request", _statement(view), view.n, view.decision, view.rule, index=view.index)
             )  # fmt: skip
             for asked in view.approvals:
-                found += _asked_events(asked, view.n)
+                found += _asked_events(asked, view.n) if asked.id not in seen else []
+                seen.add(asked.id)
             if view.masked:
                 text = ", ".join(f"{count} × {name}" for name, count in sorted(view.masked.items()))
                 found.append(Event(told.outcomes[view.n][0], "outcome", f"masked: {text}", view.n))
@@ -249,6 +248,20 @@ def _statement(view: ExchangeView) -> str:
     if view.decision != "allow" and view.why:
         lines.append(f"  {view.why}")
     return "\n".join(lines)
+
+
+def _belonging(asked: list[ApprovalView], ses: str, n: int) -> tuple[tuple[ApprovalView, ...], str]:
+    """The questions to print with exchange n, and the approval that was spent on it. A question that was asked by the
+    exchange right before is printed there."""
+    mine = []
+    released = ""
+    for one in reversed(asked):
+        used = (one.used_ses, one.used_n) == (ses, n)
+        if used:
+            released = one.id
+        if (one.ses, one.n) == (ses, n) or (used and (one.ses, one.n) != (ses, n - 1)):
+            mine.append(one)
+    return tuple(mine), released
 
 
 def _asked_events(asked: ApprovalView, n: int) -> list[Event]:

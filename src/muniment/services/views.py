@@ -70,7 +70,8 @@ class ApprovalView:
 class ExchangeView:
     """One exchange: what was asked, how it was judged, and how it ended. decision: allow | deny | hold; status: ok |
     error | refused | withdrawn | cancelled | unknown, empty while it runs; masked: class -> values; sealed: why the
-    statement cannot be shown."""
+    statement cannot be shown; released_by: the approval that was spent on it; approvals: the questions that belong to
+    it. A held exchange that is released is two: the one that was held and the one that ran."""
 
     n: int
     t_us: int
@@ -94,6 +95,7 @@ class ExchangeView:
     code: str = ""
     tag: str = ""
     masked: Mapping[str, int] | None = None
+    released_by: str = ""
     approvals: tuple[ApprovalView, ...] = ()
 
 

@@ -154,6 +154,8 @@ def _exchange(one: dict[str, Any]) -> None:
         say("  used      " + "; ".join(one["touches"]))
     if not one["complete"]:
         say("  could not be read completely")
+    if one["released_by"]:
+        say(f"  released  by approval {one['released_by']}")
     if one["redacted"]:
         say("  kept with its literals replaced: it touches something protected")
     if one["why"] and one["decision"] != "allow":
