@@ -199,6 +199,8 @@ class _Reader:
         self.anchors: dict[str, tuple[Node, int]] = {}
 
     def documents(self, part: str) -> Iterator[Map]:
+        if part.startswith("%"):
+            raise _Stop(self.first, "a % directive is not read", "take the line away")
         self.events = self._events(part)
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
