@@ -57,6 +57,14 @@ def test_the_file_keeps_what_was_committed_through_a_power_cut(database: Databas
         assert connection.execute(text("PRAGMA synchronous")).scalar_one() == 2  # FULL
 
 
+def test_only_the_gateways_own_user_can_read_the_file(tmp_path: Path) -> None:
+    made = Database(tmp_path / "muniment.db")
+    made.upgrade()
+    with made.begin() as connection:
+        connection.execute(insert(api_keys), KEY)
+    assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
+
+
 def test_a_failure_is_said_without_the_values_that_were_sent(database: Database) -> None:
     with database.begin() as connection:
         connection.execute(insert(api_keys), KEY)

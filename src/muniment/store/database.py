@@ -206,6 +206,7 @@ class Database:
         text = str(where)
         url = text if "://" in text else f"sqlite:///{text}"
         self.engine: Engine = create_engine(url)
+        self._path = None if "://" in text else Path(text)
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _sqlite_connected)
             event.listen(self.engine, "begin", _sqlite_begins)
@@ -215,11 +216,13 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         try:
+            if self._path is not None:
+                self._path.touch(mode=0o600)  # an open question's text is in it: for the gateway's user only
             with self.engine.connect() as connection:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
                 connection.commit()
-        except (SQLAlchemyError, CommandError) as failure:
+        except (SQLAlchemyError, CommandError, OSError) as failure:
             raise Unavailable(
                 f"the database cannot be brought to this release's form: {failure}",
                 "check that its folder is writable and that no newer release has used it",
