@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from muniment.judge import detect, shapes
-from muniment.judge.protected import Protected, Rule
+from muniment.judge.protected import Protected, Rule, copies_out
 from muniment.model.exchange import Action, Beneath, Catalog, Column, Parameter
 from muniment.model.rules import Mask
 from muniment.model.verdict import RowPlan
@@ -85,8 +85,9 @@ class TargetMasks:
         beneath = self._beneath(columns, action, nth)
         maskers: list[Masker | None] = []
         always = False
+        named = self.protected.named(action)
         for column, under in zip(columns, beneath, strict=True):
-            rule = self._rule(column, under)
+            rule = self._rule(column, under, named)
             if rule is not None:
                 maskers.append(self._whole(column, rule, counts))
                 always = True
@@ -144,9 +145,13 @@ class TargetMasks:
         if not self.protected.concerns(action) and not calls_out(action):
             return (NOTHING,) * len(columns)  # nothing in the whole statement is protected, stars included
         outputs = action.outputs[nth] if 0 <= nth < len(action.outputs) else None
-        return outputs if outputs is not None and len(outputs) == len(columns) else unknown
+        if outputs is None or len(outputs) != len(columns):
+            return unknown
+        if self.protected.unknown(action):
+            return tuple(None if beneath else beneath for beneath in outputs)
+        return outputs
 
-    def _rule(self, column: Column, beneath: Beneath) -> Rule | None:
+    def _rule(self, column: Column, beneath: Beneath, named: Callable[[str], Rule | None]) -> Rule | None:
         """How the whole column is protected; None when only its values can be."""
         protected = self.protected
         if not protected.exists:
@@ -157,13 +162,13 @@ class TargetMasks:
             if rule is not None or (oid < FIRST_USER_OID and oid not in protected.known):
                 return rule
             return None if oid in protected.known else Rule(UNRESOLVED, REDACT)
-        rule = protected.by_name(column.name)
+        rule = named(column.name)
         if rule is not None:
             return rule
         if beneath is None or "*" in beneath:
             return Rule(UNRESOLVED, REDACT)
         for name in sorted(beneath):
-            rule = protected.by_name(name)
+            rule = named(name)
             if rule is not None:
                 return Rule(rule.name, REDACT)  # computed from it: the shape of the class does not fit
         return None
@@ -271,11 +276,6 @@ class TargetMasks:
 
 NOTHING: frozenset[str] = frozenset()
 REDACTED_JSON = shapes.json_string(shapes.REDACTED)
-
-
-def copies_out(action: Action) -> bool:
-    """Whether rows leave by COPY, to the client or to a file or program of the target."""
-    return "copy-out" in action.traits or ("copy" in action.verbs and "copy-in" not in action.traits)
 
 
 def calls_out(action: Action) -> bool:

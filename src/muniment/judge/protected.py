@@ -6,8 +6,8 @@ Every question has a closed answer: what is not known to be harmless is protecte
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from muniment.model.exchange import Action, Catalog, Relation, Touch
 
@@ -42,62 +42,86 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Protected:
-    """What is protected in one database.
+class Words:
+    """The names of columns that the rules give: exact ones, and patterns."""
 
-    exists: whether there are column rules at all. by_column: (relation oid, column number) -> rule, views' columns and
-    whole rows included. known: every relation of the catalogue. relations: their names as `schema.name`, the protected
-    ones; names: every relation's; words: output names -> class; word_patterns: the same as patterns.
-    """
-
-    exists: bool
-    by_column: dict[tuple[int, int], Rule]
-    known: frozenset[int]
-    relations: frozenset[str]
-    names: frozenset[str]
-    words: dict[str, Rule]
-    word_patterns: tuple[tuple[re.Pattern[str], Rule], ...]
+    exact: dict[str, Rule]
+    patterns: tuple[tuple[re.Pattern[str], Rule], ...]
 
     @staticmethod
-    def find(rules: Rules, catalog: Catalog | None, earlier: Protected | None) -> Protected:
-        """Resolve the rules. earlier: what was protected before this catalogue, under the same rules; it stays so."""
-        words: dict[str, Rule] = {}
+    def of(rules: Rules) -> Words:
+        """The last parts of the rules' globs. A bare `*` names nothing: its columns are known by their relations."""
+        exact: dict[str, Rule] = {}
         patterns: list[tuple[re.Pattern[str], Rule]] = []
         for name, globs in rules:
             for glob in globs:
                 word = glob.rpartition(".")[2]
                 if not _wild(word):
-                    words.setdefault(word, Rule(name))
+                    exact.setdefault(word, Rule(name))
                 elif word.strip("*?"):
                     patterns.append((_pattern((word,)), Rule(name)))
-        by_column = _direct(rules, catalog)
+        return Words(exact, tuple(patterns))
+
+    def rule(self, word: str) -> Rule | None:
+        """The rule for a column of this name."""
+        rule = self.exact.get(word)
+        if rule is None:
+            for pattern, candidate in self.patterns:
+                if pattern.fullmatch(word):
+                    return candidate
+        return rule
+
+
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """What is protected in one database.
+
+    exists: whether there are column rules at all. by_column: (relation oid, column number) -> rule, views' columns and
+    whole rows included. known: every relation of the catalogue. relations: the protected ones, as `schema.name`, with
+    their columns by name; names: every relation's. words: names of columns that the rules themselves give, as they
+    stand there or as patterns: they are protected wherever their origin is not known.
+    """
+
+    exists: bool
+    words: Words
+    by_column: dict[tuple[int, int], Rule] = field(default_factory=dict)
+    known: frozenset[int] = frozenset()
+    relations: dict[str, dict[str, Rule]] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
+
+    @staticmethod
+    def find(rules: Rules, catalog: Catalog | None, earlier: Protected | None) -> Protected:
+        """Resolve the rules. earlier: what was protected before this catalogue, under the same rules; it stays so."""
+        words = Words.of(rules)
         if catalog is None:
-            if earlier is not None:
-                by_column = earlier.by_column | by_column
-            return Protected(bool(rules), by_column, frozenset(), frozenset(), frozenset(), words, tuple(patterns))
+            return Protected(bool(rules), words, earlier.by_column if earlier is not None else {})
+        by_column = _direct(rules, catalog)
         if earlier is not None:
             for column, rule in earlier.by_column.items():
                 if column[0] in catalog.by_oid:
                     by_column.setdefault(column, rule)
-        for oid, number in list(by_column):
-            named = dict(catalog.by_oid[oid].columns).get(number)
-            if named is not None:
-                words.setdefault(named, by_column[oid, number])
+        _inherit(by_column, catalog)
         _spread(by_column, words, catalog)
+        relations: dict[str, dict[str, Rule]] = {}
         for oid in {oid for oid, _ in by_column}:
             by_column.setdefault((oid, WHOLE_ROW), Rule(_first(by_column, oid).name, "redact"))
-        relations = frozenset(_name(catalog.by_oid[oid]) for oid, _ in by_column)
+            relation = catalog.by_oid[oid]
+            relations[_name(relation)] = {
+                column: by_column[oid, number] for number, column in relation.columns if (oid, number) in by_column
+            }
         names = frozenset(_name(relation) for relation in catalog.by_oid.values())
-        return Protected(bool(rules), by_column, frozenset(catalog.by_oid), relations, names, words, tuple(patterns))
+        return Protected(bool(rules), words, by_column, frozenset(catalog.by_oid), relations, names)
 
-    def by_name(self, word: str) -> Rule | None:
-        """The rule for an output or a column of this name whose origin is unknown."""
-        rule = self.words.get(word)
-        if rule is None:
-            for pattern, candidate in self.word_patterns:
-                if pattern.fullmatch(word):
-                    return candidate
-        return rule
+    def named(self, action: Action | None) -> Callable[[str], Rule | None]:
+        """What tells the rule for a column's name in a statement, where its origin is not known."""
+        local: dict[str, Rule] = {}
+        for touch in action.touches if action is not None else ():
+            local |= self.relations.get(touch.name, {})
+        return lambda word: local.get(word) or self.words.rule(word)
+
+    def unknown(self, action: Action) -> bool:
+        """Whether an action touches a relation of which nobody knows what is in it."""
+        return any(touch.name not in self.relations and self._why(touch) for touch in action.touches)
 
     def concerns(self, action: Action) -> bool:
         """Whether an action touches a protected relation, one that cannot be resolved, or names a protected column."""
@@ -105,7 +129,7 @@ class Protected:
             return False
         if not action.complete or any(self._why(touch) for touch in action.touches):
             return True
-        return any(self.by_name(word) is not None for word in action.columns)
+        return any(self.words.rule(word) is not None for word in action.columns)
 
     def closed(self, action: Action) -> str:
         """Why an action would take protected values where no mask sees them; empty when it would not."""
@@ -117,7 +141,7 @@ class Protected:
                 return f"{base} can read protected columns where no mask sees them"
             if base in SAMPLES and _is_relation(touch):
                 return f"{base} holds values of protected columns"
-        taken = _takes(action)
+        taken = self._takes(action)
         if not taken:
             return ""
         if not action.complete:
@@ -126,6 +150,40 @@ class Protected:
             if touch.verb not in WRITES_ONLY and (why := self._why(touch)):
                 return f"{taken}, and {why}"
         return ""
+
+    def _takes(self, action: Action) -> str:
+        """How an action carries rows to where no mask is; empty when it does not."""
+        if copies_out(action):
+            return "COPY sends rows that are not masked"
+        if "cursor" in action.traits or any(kind == "cursor" for kind, _, _ in action.defines):
+            return "a cursor's rows are not masked"
+        if (action.copies_rows or self._moves(action)) and not self._own_columns_only(action):
+            return "it keeps a copy of rows that no mask would find again"
+        for touch in action.touches:
+            if touch.verb == "notify" or (touch.kind == "function" and touch.name.rpartition(".")[2] == "pg_notify"):
+                return "a notification's text is not masked"
+        return ""
+
+    def _mentions(self, action: Action) -> bool:
+        """Whether a protected column may be read anywhere in the text, by name or with its row."""
+        rule = self.named(action)
+        return "*" in action.columns or any(rule(word) is not None for word in action.columns)
+
+    def _own_columns_only(self, action: Action) -> bool:
+        """Whether it is an UPDATE that reads nothing but columns of its own table, none of them protected."""
+        own = all(touch.verb == "update" for touch in action.touches if _is_relation(touch))
+        return own and not self._mentions(action)
+
+    def _moves(self, action: Action) -> bool:
+        """Whether protected values may go from where they are to another relation, row or column."""
+        touches = [touch for touch in action.touches if _is_relation(touch)]
+        written = {touch.name for touch in touches if touch.verb in ("insert", "update", "merge", "create")}
+        taken = {touch.name for touch in touches if touch.verb not in WRITES_ONLY and self._why(touch)}
+        again = {touch.name for touch in touches if touch.verb == "delete"} & taken & written
+        altered = any(touch.verb == "alter" and self._why(touch) for touch in touches)
+        if not (altered or again or any(one != other for one in written for other in taken)):
+            return False
+        return self._mentions(action)
 
     def _why(self, touch: Touch) -> str:
         """Why a touch is of a protected relation; empty when it is not."""
@@ -141,29 +199,18 @@ class Protected:
         return f"{name.removeprefix('?.')} is not known to have no protected columns"
 
 
+def copies_out(action: Action) -> bool:
+    """Whether rows leave by COPY, to the client or to a file or program of the target."""
+    return "copy-out" in action.traits or ("copy" in action.verbs and "copy-in" not in action.traits)
+
+
 def _is_relation(touch: Touch) -> bool:
     return touch.kind in ("relation", "table", "view", "materialized-view", "materialized view", "foreign-table")
 
 
-def _takes(action: Action) -> str:
-    """How an action carries rows to where no mask is; empty when it does not."""
-    if "copy-out" in action.traits or ("copy" in action.verbs and "copy-in" not in action.traits):
-        return "COPY sends rows that are not masked"
-    if "cursor" in action.traits or any(kind == "cursor" for kind, _, _ in action.defines):
-        return "a cursor's rows are not masked"
-    if action.copies_rows:
-        return "it keeps a copy of rows that no mask would find again"
-    for touch in action.touches:
-        if touch.verb == "notify" or (touch.kind == "function" and touch.name.rpartition(".")[2] == "pg_notify"):
-            return "a notification's text is not masked"
-    return ""
-
-
-def _direct(rules: Rules, catalog: Catalog | None) -> dict[tuple[int, int], Rule]:
+def _direct(rules: Rules, catalog: Catalog) -> dict[tuple[int, int], Rule]:
     """The columns whose own names match."""
     found: dict[tuple[int, int], Rule] = {}
-    if catalog is None:
-        return found
     compiled = [(Rule(name), _pattern(globs)) for name, globs in rules]
     for relation in catalog.by_oid.values():
         prefix = _name(relation) + "."
@@ -174,24 +221,37 @@ def _direct(rules: Rules, catalog: Catalog | None) -> dict[tuple[int, int], Rule
     return found
 
 
-def _spread(by_column: dict[tuple[int, int], Rule], words: dict[str, Rule], catalog: Catalog) -> None:
-    """Protect what is built from protected columns: a view as a whole, of a partition the columns of the same name."""
+def _inherit(by_column: dict[tuple[int, int], Rule], catalog: Catalog) -> None:
+    """A partition or child and its parent show each other's rows: their columns are protected together."""
+    pairs = [(child, parent) for child, parents in catalog.inherits.items() for parent in parents]
+    pairs += [(parent, child) for child, parent in pairs]
+    changed = bool(by_column) and bool(pairs)
+    while changed:
+        changed = False
+        for one, other in pairs:
+            from_, to = catalog.by_oid.get(one), catalog.by_oid.get(other)
+            if from_ is None or to is None:
+                continue
+            rules = {name: by_column[one, n] for n, name in from_.columns if (one, n) in by_column}
+            for number, name in to.columns:
+                if name in rules and (other, number) not in by_column:
+                    by_column[other, number] = rules[name]
+                    changed = True
+
+
+def _spread(by_column: dict[tuple[int, int], Rule], words: Words, catalog: Catalog) -> None:
+    """Protect each view that reaches a protected column: all its columns, since nobody says which of them holds it."""
     touched = {oid for oid, _ in by_column}
     for oid, reached in catalog.depends.items():
         relation = catalog.by_oid.get(oid)
-        if relation is None:
+        if relation is None or relation.kind not in VIEWS:
             continue
-        beneath = sorted(c for c in reached if c in by_column or (c[1] == WHOLE_ROW and c[0] in touched))
-        if not beneath:
+        beneath = min((c for c in reached if c in by_column or (c[1] == WHOLE_ROW and c[0] in touched)), default=None)
+        if beneath is None:
             continue
-        below = [(catalog.by_oid[o], number) for o, number in beneath if o in catalog.by_oid]
-        wanted = {dict(r.columns).get(number) for r, number in below}
+        rule = Rule(_first(by_column, beneath[0]).name, "redact")
         for number, column in relation.columns:
-            if relation.kind in VIEWS:
-                rule = words.get(column) or Rule(_first(by_column, beneath[0][0]).name, "redact")
-                by_column.setdefault((oid, number), rule)
-            elif column in wanted:
-                by_column.setdefault((oid, number), words.get(column) or Rule(_first(by_column, beneath[0][0]).name))
+            by_column.setdefault((oid, number), words.rule(column) or rule)
 
 
 def _first(by_column: dict[tuple[int, int], Rule], oid: int) -> Rule:

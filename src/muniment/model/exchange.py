@@ -136,7 +136,8 @@ class Catalog:
     """The names of one database as they stood at `loaded_at_us`. Shared by its sessions, replaced whole.
 
     relations: by (schema, name); functions: name -> schemas that have one of that name; depends: view's oid -> the
-    (relation oid, column number) that it is built from, at any depth; version: grows with every load.
+    (relation oid, column number) that it is built from, at any depth, number 0 for a whole row; inherits: the oid of a
+    partition or child -> its direct parents; version: grows with every load.
     """
 
     database: str
@@ -146,3 +147,4 @@ class Catalog:
     by_oid: dict[int, Relation] = field(default_factory=dict)
     functions: dict[str, frozenset[str]] = field(default_factory=dict)
     depends: dict[int, frozenset[tuple[int, int]]] = field(default_factory=dict)
+    inherits: dict[int, frozenset[int]] = field(default_factory=dict)
