@@ -85,3 +85,7 @@ def version(as_json: Json = False) -> None:
 def main() -> None:
     """The console script."""
     app()
+
+
+if __name__ == "__main__":
+    main()
