@@ -11,20 +11,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from muniment.model.exchange import Action, Beneath, Catalog, Relation, Touch
+from muniment.protocols.sql.nodes import words
 from muniment.protocols.sql.reading import How, Mode, Part, Reading, Refer, Rows, Use
 
 MAX_FOLLOWED = 4  # EXECUTE of a statement that is an EXECUTE ...; nobody writes more, and a ring must end
 
+_SYSTEM = ("pg_catalog.", "information_schema.")
+
 SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax", "oid"})
 
 # pg_catalog's functions that take a whole row, so that `t.row_to_json` is row_to_json(t.*).
-ROW_FUNCTIONS = frozenset(
+ROW_FUNCTIONS = words(
     """
     any_value array_agg concat count first_value format hash_record hash_record_extended json_agg json_agg_strict
     json_build_array json_build_object jsonb_agg jsonb_agg_strict jsonb_build_array jsonb_build_object lag last_value
     lead max min num_nonnulls num_nulls pg_column_size pg_typeof quote_literal quote_nullable record_out record_send
     row_to_json to_json to_jsonb unnest
-    """.split()
+    """
 )
 
 # Built-in functions by name or prefix that do more than compute from what they are given.
@@ -266,7 +269,7 @@ class _Work:
             self._touches[Touch(use.kind, name, use.verb)] = None
         if use.verb != "call" or use.kind not in ("function", "operator"):
             return False
-        return not all(name.startswith("pg_catalog.") for name in names)
+        return not all(name.startswith(_SYSTEM) for name in names)
 
     def _resolved(self, use: Use) -> tuple[str, ...]:
         """The full names that a use may mean; all of them must be permitted."""

@@ -1,4 +1,7 @@
-"""Statements that are neither queries nor definitions: transactions, settings, cursors, COPY, EXPLAIN, maintenance."""
+"""Statements that are neither queries nor definitions: transactions, settings, cursors, COPY, EXPLAIN, maintenance.
+
+PREPARE, EXECUTE, DECLARE, FETCH and their kin touch what the inner statement touches, and nothing by themselves.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,7 @@ def _set(p: Gather, body: Node) -> None:
 
 def _discard(p: Gather, body: Node) -> None:
     what = body.get("target", "DISCARD_ALL").removeprefix("DISCARD_").lower()
-    p.use("session", "discard", what)
+    p.use("transaction", "discard", what)
     p.changes_names = what in ("all", "temp")
     if what == "all":
         p.traits.add("resets-settings")
@@ -75,7 +78,6 @@ def _discard(p: Gather, body: Node) -> None:
 def _prepare(p: Gather, body: Node) -> None:
     """PREPARE runs nothing, but is judged by what it prepares."""
     name = body.get("name", "")
-    p.use("prepared", "prepare", name)
     p.statement(body.get("query", {}))
     p.rest(body, Scope(), "query")
     p.rows, p.outputs, p.by_shape = Rows.NO, None, False
@@ -84,7 +86,6 @@ def _prepare(p: Gather, body: Node) -> None:
 
 def _declare(p: Gather, body: Node) -> None:
     name = body.get("portalname", "")
-    p.use("cursor", "declare", name)
     p.statement(body.get("query", {}))
     p.rows, p.outputs, p.by_shape = Rows.NO, None, False
     p.traits.add("cursor")
@@ -104,7 +105,6 @@ def _inner(p: Gather, word: str, skip: int, query: Node) -> str:
 def _execute(p: Gather, body: Node, mode: Mode = Mode.RUN) -> None:
     name = body.get("name", "")
     p.reads_only = True
-    p.use("prepared", "execute", name)
     p.rest(body, Scope())
     p.refer("prepared", name, mode)
 
@@ -112,7 +112,6 @@ def _execute(p: Gather, body: Node, mode: Mode = Mode.RUN) -> None:
 def _deallocate(p: Gather, body: Node) -> None:
     name = body.get("name") or "*"
     p.reads_only = True
-    p.use("prepared", "deallocate", name)
     p.forgets.append(("prepared", name))
 
 
@@ -121,14 +120,12 @@ def _fetch(p: Gather, body: Node) -> None:
     moves = bool(body.get("ismove"))
     p.reads_only = True
     p.traits.add("cursor")
-    p.use("cursor", "move" if moves else "fetch", name)
     p.refer("cursor", name, Mode.TOUCHES if moves else Mode.ROWS)
 
 
 def _close(p: Gather, body: Node) -> None:
     name = body.get("portalname") or "*"
     p.reads_only = True
-    p.use("cursor", "close", name)
     p.forgets.append(("cursor", name))
 
 
@@ -266,10 +263,14 @@ def _load(p: Gather, body: Node) -> None:
 
 def _channel(verb: str) -> Handler:
     def handler(p: Gather, body: Node) -> None:
-        p.use("channel", verb, body.get("conditionname") or "*")
-        p.reads_only = verb != "notify"
+        p.use("channel", verb, body.get("conditionname", ""))
 
     return handler
+
+
+def _unlisten(p: Gather, body: Node) -> None:
+    """UNLISTEN only takes back what the session itself asked for."""
+    p.reads_only = True
 
 
 def _constraints(p: Gather, body: Node) -> None:
@@ -312,7 +313,7 @@ HANDLERS: dict[str, Handler] = {
     "DoStmt": _do,
     "LoadStmt": _load,
     "ListenStmt": _channel("listen"),
-    "UnlistenStmt": _channel("unlisten"),
+    "UnlistenStmt": _unlisten,
     "NotifyStmt": _channel("notify"),
     "ConstraintsSetStmt": _constraints,
     "CheckPointStmt": _checkpoint,

@@ -178,7 +178,6 @@ def _create_as(p: Gather, body: Node) -> None:
     if "ExecuteStmt" in query:
         name = query["ExecuteStmt"].get("name", "")
         p.rest(query["ExecuteStmt"], Scope())
-        p.use("prepared", "execute", name)
         p.refer("prepared", name, Mode.TOUCHES)
         p.copies_rows = True
     else:

@@ -1,0 +1,5 @@
+begin transaction
+-- ;;
+select 1
+-- ;;
+commit
