@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 COMPILED = sorted(str(p) for p in Path("src/muniment/scan").glob("*.py") if p.name != "__init__.py")
 
@@ -24,4 +26,16 @@ def extensions() -> list[Extension]:
     return built
 
 
-setup(ext_modules=extensions())
+class WithVerifier(build_py):
+    """Ships the stand-alone verifier inside the wheel; in a checkout it is found where it stands."""
+
+    def run(self) -> None:
+        """Build, then copy verify.py."""
+        super().run()
+        if not self.editable_mode:
+            place = Path(self.build_lib, "muniment", "verifier")
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile("verifier/verify.py", place / "verify.py")
+
+
+setup(ext_modules=extensions(), cmdclass={"build_py": WithVerifier})

@@ -375,7 +375,9 @@ class Turnstile:
             return
         where = f"muniment approvals approve {held.id} --reason ..."
         if not statement.may_wait:
-            self._gate.spawn("leave", self._gate.approvals.withdraw(held.id, held.ses, held.n, close=False))
+            reason = "it could not wait inside a transaction or a pipeline; the question stays open"
+            leave = self._gate.approvals.withdraw(held.id, held.ses, held.n, close=False, reason=reason)
+            self._gate.spawn("leave", leave)
             detail = f"Approval {held.id} is asked for; a hold does not wait inside a transaction or a pipeline."
             hint = f"Run it again, outside, once {hold.count} of {hold.approvers} did: {where}"
             self._client.ruled([(ticket, Deny(hold.rule, hold.question, hint, detail), judged.action)])
@@ -414,9 +416,11 @@ class Turnstile:
             return
         hold = judged.verdict
         assert isinstance(hold, Hold)
-        leaf = await self._gate.approvals.use(held.id, self._session.id, self._n + 1)
+        now_wanted = again.verdict if isinstance(again.verdict, Hold) else None
+        leaf = await self._gate.approvals.use(held.id, self._session.id, self._n + 1, now_wanted)
         if not leaf:
-            self._refuse(judged, Deny(hold.rule, "the approval was used or has expired", "Run the statement again."))
+            message = "the approval was used, has expired, or is not the one that the rules want now"
+            self._refuse(judged, Deny(hold.rule, message, "Run the statement again to ask anew."))
             return
         grant = hold.grant or hold.rule
         if isinstance(again.verdict, Hold):
@@ -445,6 +449,7 @@ class Turnstile:
             parameters=statement.parameters,
             question=hold.question,
             initiator=initiator.id,
+            recorded=judged.shown or "",
         )
 
 
