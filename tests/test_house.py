@@ -31,6 +31,8 @@ MORE_HOMES = {
     "alembic": "the migrations themselves are written in it",
     "httpx": "the command line calls our own API, discovery calls issuers: two peers, two sets of limits",
     "sqlalchemy": "the store's tables and its migrations",
+    "typer": "the commands, one file a family",
+    "rich": "the command line's output, its progress bars, and the demo's headings",
 }
 PART_OF = {"yaml": "pyyaml", "starlette": "fastapi"}  # imported as -> what brings it
 CATCHES_ALL = {"doors/wire/relay.py", "doors/http/server.py"}  # the relay and the HTTP door: our bug ends one session
@@ -177,9 +179,17 @@ def _imports() -> dict[str, set[str]]:
         for node in ast.walk(tree(module)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names += _looked_up(node)
             for each in names:
                 found.setdefault(each.partition(".")[0], set()).add(name(module))
     return found
+
+
+def _looked_up(node: ast.AST) -> list[str]:
+    """What a `find_spec("name")` asks for: a package whose files are used without running its code."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "find_spec":
+        return [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+    return []
 
 
 def test_the_packages_dependencies_are_the_pinned_ones() -> None:
