@@ -23,7 +23,10 @@ class Ended(BaseException):
 
 
 def run(*, check: bool) -> int:
-    """See `muniment.demo.run`."""
+    """`muniment demo [--check]`: walk every step, or leave everything up until Ctrl-C. Returns the exit code.
+
+    0: with check, all held; without, it was ended. 1: something did not hold or did not come up.
+    """
     tell = Teller()
     tell.title("Muniment: the first walk" + (", by itself" if check else ""))
     try:

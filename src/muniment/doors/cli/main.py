@@ -50,7 +50,7 @@ def demo(
     ] = False,
 ) -> None:
     """Ten minutes on this machine: a database, a made-up issuer, and a walk through everything."""
-    raise typer.Exit(int(importlib.import_module("muniment.demo").run(check=check) or 0))
+    raise typer.Exit(int(importlib.import_module("muniment.demo.play").run(check=check) or 0))
 
 
 @app.command()
