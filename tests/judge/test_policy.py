@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muniment.judge import globs, policy
+from muniment.judge import basics, globs
 from muniment.judge.policy import context, declared, judge, still_allowed
 from muniment.model.exchange import Action, Touch
 from muniment.model.identity import Provenance
@@ -222,14 +222,34 @@ def verifier() -> ModuleType:
     return module
 
 
+client = st.sampled_from(
+    [
+        Touch("relation", "pg_catalog.pg_class", "select"),
+        Touch("relation", "pg_catalog.pg_authid", "select"),
+        Touch("relation", "pg_catalog.pg_class", "delete"),
+        Touch("function", "pg_catalog.version", "call"),
+        Touch("function", "pg_catalog.pg_read_file", "call"),
+        Touch("setting", "work_mem", "show"),
+        Touch("setting", "my.secret", "show"),
+        Touch("setting", "search_path", "set"),
+        Touch("transaction", "transaction", "begin"),
+        Touch("transaction", "x", "prepare"),
+    ]
+)
+
+
 @settings(max_examples=150)
-@given(st.lists(grants, max_size=4, unique_by=lambda grant: grant.name), touches)
+@given(st.lists(grants, max_size=4, unique_by=lambda grant: grant.name), touches | client)
 def test_the_verifier_finds_declared_exactly_what_the_judge_allows(
     verifier: ModuleType, parts: list[Grant], touch: Touch
 ) -> None:
-    parts = [replace(part, expires_at_us=0, databases=("*",)) for part in parts]
+    parts = [
+        replace(part, expires_at_us=0, databases=("*",), basics="client" if part.name < "g4" else "none")
+        for part in parts
+    ]
     rules = rules_of(*parts)
-    asked = SimpleNamespace(lines=[line.split("|") for line in declared(rules)], published={})
+    lines = [line.split("|") for line in declared(rules)]
+    asked = SimpleNamespace(lines=lines, published=basics.published())
     ses = SimpleNamespace(identity="job", groups=[], target="billing", protocol="postgres")
     inside = verifier.inside(asked, ses, f"{touch.verb} {touch.kind} {touch.name}")
     assert inside == isinstance(verdict(rules, Action((touch,))), Allow)
@@ -384,25 +404,33 @@ def test_two_holds_for_different_people_are_refused_since_neither_may_be_passed_
     assert found.rule == "hold-conflict" and "dba, interns" in found.message
 
 
+@pytest.mark.parametrize(
+    ("action", "kind"),
+    [
+        (act("show setting work_mem"), Allow),
+        (act("begin transaction transaction"), Allow),
+        (act("select relation pg_catalog.pg_class", "call function pg_catalog.version"), Allow),
+        (act("select relation pg_catalog.pg_authid"), Deny),
+        (act("select relation ?.pg_class"), Deny),
+        (act("show setting ?.work_mem"), Deny),
+        (act("call function pg_catalog.pg_read_file"), Deny),
+        (act("select relation public.x"), Deny),
+    ],
+)
 def test_basics_open_only_what_is_published_and_only_with_a_grant_that_has_them(
-    monkeypatch: pytest.MonkeyPatch,
+    action: Action, kind: type[Verdict]
 ) -> None:
-    asked: list[tuple[str, str]] = []
+    assert type(verdict(rules_of(replace(READS, basics="client")), action)) is kind
+    assert type(verdict(rules_of(READS), action)) is Deny
+    assert type(verdict(rules_of(), action)) is Deny
+    barred = Guard("b", Selector(), (GuardRule(frozenset(), frozenset({"relation", "setting", "transaction"})),))
+    assert type(verdict(rules_of(replace(READS, basics="client"), barred), action)) is Deny
 
-    def permitted(protocol: str, name: str, touch: Touch) -> bool:
-        asked.append((protocol, name))
-        return touch.kind == "setting"
 
-    monkeypatch.setattr(policy, "basics", SimpleNamespace(permitted=permitted))
-    client = replace(READS, basics="client")
-    assert verdict(rules_of(client), act("show setting work_mem")) == Allow("basics")
-    assert asked == [("postgres", "client")]
-    assert verdict(rules_of(client), act("show setting work_mem", "select relation public.invoices")) == Allow("reads")
-    assert isinstance(verdict(rules_of(READS), act("show setting work_mem")), Deny)
-    assert isinstance(verdict(rules_of(client), act("show setting ?.work_mem")), Deny)
-    assert isinstance(verdict(rules_of(client), act("select relation pg_catalog.pg_authid")), Deny)
-    barred = Guard("b", Selector(), (GuardRule(frozenset({"show"})),))
-    assert isinstance(verdict(rules_of(client, barred), act("show setting work_mem")), Deny)
+def test_a_verdict_names_the_grants_that_were_needed_and_basics_where_none_was() -> None:
+    rules = rules_of(replace(READS, basics="client"))
+    assert verdict(rules, act("show setting work_mem")) == Allow("basics")
+    assert verdict(rules, act("show setting work_mem", "select relation public.invoices")) == Allow("reads")
 
 
 # ---- what is in force

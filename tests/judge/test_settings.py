@@ -12,7 +12,7 @@ WHOLE = """\
 deployment: gw.example.org
 store: /var/lib/muniment
 manifests: /etc/muniment/manifests.d
-listen: {postgres: ":6432", api: "unix:/run/muniment/api.sock", allow_plaintext_loopback: true}
+listen: {postgres: ":6432", api: "unix:/run/muniment/api.sock", allowPlaintextLoopback: true}
 tls: {cert: /etc/muniment/tls.pem, key: /etc/muniment/tls.key}
 sessions: {drain: 5m, login: 20s}
 """

@@ -39,27 +39,29 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# What a reader may report (model.exchange.Touch); a verb outside this list can be neither granted nor guarded.
+# What the readers report (model.exchange.Touch); a word outside these lists can be neither granted nor guarded.
 VERBS = _words(
     """
-    select insert update delete merge truncate drop alter create grant revoke copy call set show reset begin commit
-    rollback savepoint release lock comment vacuum analyze explain listen unlisten notify discard prepare execute
-    deallocate declare fetch move close cluster reindex refresh checkpoint load import reassign label read write run
+    select insert update delete merge truncate drop alter create references grant revoke copy call do set show reset
+    begin commit rollback savepoint release prepare commit-prepared rollback-prepared constraints discard snapshot lock
+    comment label vacuum analyze reindex cluster refresh listen notify checkpoint load import reassign execute read
+    write
     """
 )
 OBJECTS = _words(
     """
-    relation table view materialized-view foreign-table index sequence schema database function procedure routine
-    aggregate operator cast collation conversion domain type extension language role user tablespace trigger
-    event-trigger rule policy publication subscription server foreign-data-wrapper user-mapping statistics text-search
-    access-method transform default-privileges column constraint setting transaction file program large-object channel
-    statement cursor system
+    relation table view materialized-view foreign-table index sequence schema database function procedure aggregate
+    operator operator-class operator-family cast collation conversion domain type extension language library role owned
+    tablespace trigger event-trigger rule policy publication subscription server foreign-data-wrapper user-mapping
+    statistics text-search-configuration text-search-dictionary text-search-parser text-search-template access-method
+    transform default-privileges column constraint object setting transaction file program large-object channel
     """
 )
 TRAITS = _words(
     """
-    no-where constant-where several-statements opaque pinned-setting copy-in copy-out cursor recursive locking
-    explain-analyze
+    no-where constant-where several-statements opaque procedure cascade owner rule into row-lock cursor copy-in copy-out
+    file program large-object explain explain-analyze transaction-end pinned-setting local-setting resets-settings
+    role-change custom-operator
     """
 )
 # Classes whose originals nobody may keep, sealed or not (PCI DSS 3.3.1).

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from muniment.judge import globs
+from muniment.judge import basics, globs
 from muniment.model.exchange import Action, Touch
 from muniment.model.identity import Provenance
 from muniment.model.rules import ApiKeyLogin, Grant, Guard, GuardRule, OidcLogin, Rules, Selector, Target, selects
@@ -23,11 +23,6 @@ CONFLICT = "hold-conflict"
 BASICS = "basics"
 RESERVED = frozenset({INCOMPLETE, NO_GRANT, CONFLICT, BASICS})
 MAX_SHOWN_CHARS = 200
-
-try:
-    from muniment.judge import basics  # type: ignore[attr-defined]
-except ImportError:  # not there yet: nothing is basic
-    basics = None
 
 Matcher = Callable[[str], object]
 
@@ -207,9 +202,7 @@ def _with(used: str, grant: str) -> str:
 
 def permitted(protocol: str, touch: Touch) -> bool:
     """Whether the published list of basics has this touch; never where its name could not be resolved."""
-    if basics is None or touch.name.startswith(globs.UNRESOLVED):
-        return False
-    return bool(basics.permitted(protocol, "client", touch))
+    return not touch.name.startswith(globs.UNRESOLVED) and basics.permitted(protocol, "client", touch)
 
 
 def kinds_of(objects: frozenset[str]) -> frozenset[str] | None:

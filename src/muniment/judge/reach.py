@@ -14,7 +14,8 @@ from muniment.judge.documents import Document, Problems, meant
 from muniment.judge.policy import kinds_of, targets_of
 from muniment.model.rules import Grant, Guard, GuardRule, OidcLogin, Person, Rules, Selector, Target
 
-ROW_VERBS = frozenset({"select", "insert", "update", "delete", "merge"})  # they touch a "relation", whatever its kind
+ROW_VERBS = frozenset({"select", "insert", "update", "delete", "merge"})
+ROW_KINDS = frozenset({"relation", "sequence", "large-object"})  # what they touch; a table and a view are "relation"
 
 Path = tuple[str | int, ...]
 
@@ -143,7 +144,7 @@ class _Reach:
             self.rows("Guard", bar.guard, (*bar.path, "objects"), bar.rule.verbs, bar.rule.objects)
 
     def rows(self, kind: str, name: str, path: Path, verbs: frozenset[str], objects: frozenset[str]) -> None:
-        if verbs and verbs <= ROW_VERBS and objects and "relation" not in (kinds_of(objects) or ()):
+        if verbs and verbs <= ROW_VERBS and objects and ROW_KINDS.isdisjoint(kinds_of(objects) or ()):
             what = f"{', '.join(sorted(verbs))} touch a relation, of a table or a view alike: this line never fires"
             self.wrong(kind, name, path, what, "write `relation`, or take `objects` away")
 

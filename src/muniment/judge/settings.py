@@ -43,7 +43,7 @@ class _Listen(Shape):
     LATER: ClassVar = ("ssh", "mysql", "http", "kubernetes", "lease", "ops", "web")
     postgres: Word = "127.0.0.1:5432"
     api: Word = ""
-    allow_plaintext_loopback: Flag = Field(False, alias="allow_plaintext_loopback")
+    allow_plaintext_loopback: Flag = False
 
 
 class _Tls(Shape):
