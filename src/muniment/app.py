@@ -84,7 +84,8 @@ class Tasks:
     async def finish(self, timeout_s: float, name: str = "") -> None:
         """Wait for those called `name` (all, when empty), then cancel what is left of them."""
         waiting = {task for task in self._running if not name or task.get_name() == name}
-        waiting.discard(asyncio.current_task())  # type: ignore[arg-type]
+        if (me := asyncio.current_task()) is not None:
+            waiting.discard(me)
         if waiting:
             await asyncio.wait(waiting, timeout=timeout_s)
         for task in waiting:
@@ -250,9 +251,7 @@ class Gateway:
     def status(self) -> Status:
         """For operators."""
         problems = list(self.problems)
-        for problem in (self.why_refuse(), self.registry.problem, self.index.failed):
-            if problem:
-                problems.append(problem)
+        problems += filter(None, (self.why_refuse(), self.registry.problem, self.index.failed))
         if self._disk is disk.Level.ALARM:
             problems.append(f"less than {disk.ALARM_BELOW:.0%} of the evidence's disk is free: make room")
         rules: Rules = self.registry.current
@@ -267,7 +266,7 @@ class Gateway:
         """End every session, write the last lines, sign, and let go."""
         self.listeners.close()
         deadline = time.monotonic() + self.settings.drain_s
-        while self.sessions.live() and time.monotonic() < deadline:
+        while self.sessions.live() and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         self.sessions.cut_all("the gateway is stopping")
         await self.tasks.finish(10.0, "connection")
