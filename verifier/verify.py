@@ -30,17 +30,13 @@ LAG_US = 300_000_000  # a journal this far ahead of the log means that the log w
 GRACE_US = 60_000_000  # from a session's expiry to its last request
 SWAP_US = 5_000_000  # after new rules came in, a request may still have been judged by the ones before
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what may be part of a file's name
-LISTS, TEXTS = (
-    "groups touches declared results documents",
-    "apply basics identity_ref phase approval recording originals",
-)
 BROKEN = ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, RecursionError  # what bad input raises
-EMPTY = dict.fromkeys(LISTS.split(), ()) | dict.fromkeys(TEXTS.split(), "") | {"more": False}  # what a leaf leaves out
+EMPTY = dict.fromkeys("groups touches declared results documents".split(), ())  # what a leaf leaves out when empty
+EMPTY |= dict.fromkeys("apply basics identity_ref phase approval recording originals more".split(), "")
 CANNOT = (
     "paths around the gateway, and a gateway host that lied while it ran",
     "statements, parameters, rows, reasons: the log holds commitments to them; payloads and recordings are sealed",
-    "that the touches are all that a statement does: they are what the named reader read",
-    "guards: whether one should have refused or held what was released",
+    "that touches (what the named reader read) are all a statement does, or that no guard should have stopped it",
     "that an approver's key is that person's, and that the approved text is the one that ran (its digest is sealed)",
     "for which database, as which role and until when something was granted: declared lines do not say it",
     "a copy that is older as a whole, unless you gave --checkpoint or --until",
@@ -182,14 +178,16 @@ def opened(note, vkey):
 @functools.lru_cache(1 << 16)
 def fits(glob, name):
     """* and ? mean something, nothing else; a name that could not be resolved ("?.x") fits only "*"."""
+    if "*" not in glob and "?" not in glob:
+        return glob == name
     pattern = ".*".join(".".join(map(re.escape, part.split("?"))) for part in glob.split("*"))
     return glob == "*" or (name[:2] != "?." and re.fullmatch(pattern, name, re.DOTALL) is not None)
 
 
 def permitted(basics, verb, kind, name):
     """Whether the published list lets everyone who has basics do this."""
-    if kind == "transaction":
-        return verb in basics.get("transactions", ())
+    if kind == "transaction" or (kind == "setting" and "." in name):
+        return kind == "transaction" and verb in basics.get("transactions", ())
     lists = {("function", "call"): "functions", ("relation", "select"): "relations"}
     globs = basics.get("settings", {}).get(verb, ()) if kind == "setting" else basics.get(lists.get((kind, verb)), ())
     return any(fits(glob, name) for glob in globs) and not any(fits(glob, name) for glob in basics.get("except", ()))
@@ -244,9 +242,8 @@ class Check:
         """The whole lines of a file; a torn last one was never signed."""
         if (self.dir / name).exists():
             with (self.dir / name).open("rb") as file:
-                for row in iter(lambda: file.readline(1 << 20), b""):
-                    if row[-1:] == b"\n" or len(row) == 1 << 20:
-                        yield row.removesuffix(b"\n")
+                pieces = iter(lambda: file.readline(1 << 20), b"")
+                yield from (row.removesuffix(b"\n") for row in pieces if row[-1:] == b"\n" or len(row) == 1 << 20)
 
     def heads(self, vkey, held):
         """The tree heads to land on: {size: [(root, where)]}."""
@@ -293,7 +290,6 @@ class Check:
             if next(iter(self.journals[inst] or ()), line) != line:
                 self.fail(f"is not line {leaf['iseq']} of journal/{inst}.jsonl")
                 self.journals[inst] = None
-            self.counts["leaves"] += 1
             record = SimpleNamespace(**EMPTY | leaf, signers={}, used=None)
             if kind in ("document", "rules", "jwks", "approval.request", "approval.decide"):
                 self.known[digest] = record
@@ -324,8 +320,8 @@ class Check:
             self.notes += [f"{len(rows)} lines of journal/{path.name} are not in the log yet"] * bool(rows)
             if t - self.newest > LAG_US:
                 self.fail(f"the signed log ends {when(self.newest)}, this journal {when(t)}", f"journal/{path.name}")
-        if self.tree.size > self.signed:
-            self.notes.append(f"{self.tree.size - self.signed} lines of log/records.jsonl are not signed yet")
+        unsigned = max(0, self.tree.size - self.signed)
+        self.notes += [f"the last {unsigned} lines of log/records.jsonl are not signed yet"] * bool(unsigned)
         self.notes += [f"session {name} ({one.identity}) has not ended yet" for name, one in self.sessions.items()]
         self.notes += [f"approvals were signed with {key}" for key in sorted(self.keys)]  # people can compare these
 
@@ -350,7 +346,7 @@ class Check:
         data = (self.dir / f"log/basics/{int(leaf.basics, 16):064x}.json").read_bytes() if leaf.basics else b"{}"
         if leaf.basics and hashlib.sha256(data).hexdigest() != leaf.basics:
             raise ValueError(f"log/basics/{leaf.basics}.json was altered")
-        leaf.published = json.loads(data)
+        leaf.published, leaf.inside = json.loads(data), set()
         if old and old.more:
             leaf.lines = old.lines + leaf.lines
         else:
@@ -365,8 +361,7 @@ class Check:
 
     def ended(self, leaf, before):
         """What an earlier run left open must be closed before anything new begins."""
-        mine = self.sessions.items() if before else ()
-        for name in [name for name, one in mine if one.inst == leaf.inst and one.opened < before]:
+        for name in [name for name, one in self.sessions.items() if one.inst == leaf.inst and one.opened < before]:
             self.fail(f"session {name} was never closed", f"log/records.jsonl:{self.sessions.pop(name).opened}")
 
     def on_heartbeat(self, leaf):
@@ -419,7 +414,10 @@ class Check:
             self.fail("was released although it was not fully read, or its session had expired")
         for touch in leaf.touches:
             self.counts["touches judged again"] += 1
-            if not inside(rules, ses, touch):
+            asked = (ses.identity, *ses.groups, ses.target, ses.protocol, touch)
+            if asked in rules.inside or inside(rules, ses, touch):
+                rules.inside.add(asked)  # the same again need not be worked out again
+            else:
                 self.fail(f"outside what is declared for {ses.identity} at {ses.target}: {touch}")
         if leaf.approval:
             self.approved(leaf, ses)
@@ -472,12 +470,12 @@ def main(arguments=None):
         held = given.checkpoint and given.checkpoint.read_text("utf-8")
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    until = given.until and given.until.replace(tzinfo=given.until.tzinfo or UTC).timestamp()
-    check = Check(given.directory, key, held, int((until or 0) * 1e6))
+    until = given.until.replace(tzinfo=given.until.tzinfo or UTC).timestamp() if given.until else 0
+    check = Check(given.directory, key, held, int(until * 1e6))
     if given.json:
-        page = {"ok": not check.failed, "failed": [{"where": where, "what": what} for where, what in check.failed]}
-        page |= {"counts": check.counts, "notes": check.notes, "cannot": CANNOT, "size": check.signed}
-        print(json.dumps(page | {"newest_us": check.newest}, indent=1))
+        page = {"ok": not check.failed, "size": check.signed, "newest_us": check.newest, "counts": check.counts}
+        page["failed"] = [{"where": where, "what": what} for where, what in check.failed]
+        print(json.dumps(page | {"notes": check.notes, "cannot": CANNOT}, indent=1))
     else:
         print(f"Evidence in {given.directory}: {check.signed} signed leaves, the newest of {when(check.newest)}\n")
         print("Checked\n" + "".join(f"  {count:9,} {name}\n" for name, count in sorted(check.counts.items())))

@@ -7,7 +7,8 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -15,7 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from muniment.judge import globs
+from muniment.judge import basics, globs, policy
+from muniment.model.exchange import Action, Touch
+from muniment.model.rules import AllowRule, Grant, IdentityRule, Rules, Selector, Target
+from muniment.model.verdict import Allow
 from muniment.proof import note, sshsig, tree
 from tests.verifier.scene import GRACE
 
@@ -114,6 +118,64 @@ def test_globs_fit_alike(verify: ModuleType, glob: str, name: str) -> None:
         assert verify.fits(glob, name) == (glob == "*")
     else:
         assert verify.fits(glob, name) == globs.matches(glob, name)
+
+
+LISTS: dict[str, Any] = basics.published()["postgres/client"]
+NAMES = [
+    *LISTS["functions"],
+    *LISTS["relations"],
+    *LISTS["except"],
+    *LISTS["settings"]["show"],
+    *["default_text_search_config", "default_x.y", "public.invoices", "pg_catalog.pg_stat_activity", "all"],
+    *["myext.secret", "enable_seqscan", "pg_read_file", ""],
+]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["function", "relation", "setting", "transaction", "table", "file"]),
+    verb=st.sampled_from(["call", "select", "set", "show", "reset", "begin", "prepare", "update", "drop"]),
+    name=st.sampled_from(NAMES),
+)
+def test_basics_are_read_alike(verify: ModuleType, kind: str, verb: str, name: str) -> None:
+    published = json.loads(json.dumps(LISTS))
+    assert verify.permitted(published, verb, kind, name) == basics.permitted(
+        "postgres", "client", Touch(kind, name, verb)
+    )
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_policy_lets_in_is_inside_and_what_it_does_not_is_outside(verify: ModuleType, data: st.DataObject) -> None:
+    grants = {}
+    for at in range(data.draw(st.integers(0, 3))):
+        who = data.draw(st.sampled_from([("job", ""), ("other", ""), ("", "reporting"), ("", "admins")]))
+        rules_ = tuple(
+            AllowRule(
+                frozenset(data.draw(st.sets(st.sampled_from(["select", "call", "drop"]), min_size=1))),
+                tuple(data.draw(st.lists(st.sampled_from(["*", "public.*", "public.a", "p?blic.b"]), min_size=1))),
+                frozenset(data.draw(st.sets(st.sampled_from(["table", "function", "database"])))),
+            )
+            for _ in range(data.draw(st.integers(0, 2)))
+        )
+        target = data.draw(st.sampled_from([Selector("billing"), Selector("payroll"), Selector()]))
+        kept = data.draw(st.sampled_from(["client", "none"]))
+        grants[f"g{at}"] = Grant(f"g{at}", *who, target, "r", ("*",), rules_, basics=kept)
+    targets = {name: Target(name, "postgres", "h", 1, "disable", ()) for name in ("billing", "payroll")}
+    job = IdentityRule("job", "service", "", "", (), groups=frozenset({"reporting"}))
+    rules = Rules(grants=grants, targets=targets, identities={"job": job})
+    touch = Touch(
+        data.draw(st.sampled_from(["relation", "table", "function", "database"])),
+        data.draw(st.sampled_from(["public.a", "public.b", "other.c", "?.a", "pg_catalog.pg_class", "pg_catalog.abs"])),
+        data.draw(st.sampled_from(["select", "call", "drop"])),
+    )
+    context = policy.context(rules, "job", ("reporting",), targets["billing"], "db", 1)
+    allowed = isinstance(policy.judge(context, Action((touch,))), Allow)
+    declared = SimpleNamespace(
+        lines=[line.split("|") for line in policy.declared(rules)], published=json.loads(json.dumps(basics.published()))
+    )
+    ses = SimpleNamespace(identity="job", groups=["reporting"], target="billing", protocol="postgres")
+    assert verify.inside(declared, ses, f"{touch.verb} {touch.kind} {touch.name}") == allowed
 
 
 # ---- SSH signatures

@@ -297,7 +297,7 @@ def test_rubbish_for_a_checkpoint_is_a_failure_and_never_a_crash(copy: Copy, tex
 FILES = ("log/records.jsonl", "log/checkpoint", "recordings/s-1.rec", "recordings/s-1.orig", "journal/i-0000000a.jsonl")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(FILES), data=st.data())
 def test_no_change_of_any_byte_passes(copy: Copy, name: str, data: st.DataObject) -> None:
     path = copy.dir / name
@@ -314,7 +314,7 @@ def test_no_change_of_any_byte_passes(copy: Copy, name: str, data: st.DataObject
         path.write_bytes(held)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rubbish=st.binary(min_size=1, max_size=40),
     at=st.integers(0, 24),
@@ -486,6 +486,17 @@ def test_a_session_that_a_restart_left_open_must_be_closed(tmp_path: Path, verif
     assert "session s-5 was never closed" in failed
 
 
+def test_every_request_is_decided(tmp_path: Path, verify: ModuleType) -> None:
+    def act(scene: Scene) -> None:
+        scene.open("s-3")
+        scene.ask("s-3", 1, "")
+        scene.ask("s-3", 2, "perhaps")
+
+    failed = played(tmp_path, verify, act)
+    assert "no attribute 'decision'" in failed
+    assert "'perhaps' is no decision" in failed
+
+
 def test_a_session_id_is_never_used_again(tmp_path: Path, verify: ModuleType) -> None:
     assert "session s-1 was there before" in played(tmp_path, verify, lambda scene: scene.open("s-1"))
 
@@ -578,6 +589,17 @@ def test_one_key_under_two_names_is_not_two_people(tmp_path: Path, verify: Modul
         scene.add(ApprovalDecide(approval="AAAA", request=question, decision="use", ses="s-3", n=1))
 
     assert "approval AAAA is used without 2 consents" in played(tmp_path, verify, act)
+
+
+def test_an_approval_names_the_persons_own_document(tmp_path: Path, verify: ModuleType) -> None:
+    def act(scene: Scene) -> None:
+        question = scene.question("AAAA", "s-3", 1, count=1)
+        scene.decide("AAAA", question, GRACE, person_ref=scene.docs["Person/ada"])
+        scene.add(ApprovalDecide(approval="AAAA", request=question, decision="use", ses="s-3", n=1))
+
+    failed = played(tmp_path, verify, act)
+    assert "no earlier document with {'document': 'Person/grace'}" in failed
+    assert "approval AAAA is used without 1 consents" in failed
 
 
 def test_a_denial_beats_consents(tmp_path: Path, verify: ModuleType) -> None:
