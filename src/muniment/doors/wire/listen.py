@@ -20,7 +20,7 @@ from muniment.model.exchange import Catalog
 from muniment.model.rules import Rules
 from muniment.protocols.postgres import frames
 from muniment.protocols.postgres.conversation import Conversation
-from muniment.protocols.postgres.login import CancelKey, LoginRefused, Ready, TargetError, Terms, login
+from muniment.protocols.postgres.login import CancelKey, LoginRefused, Ready, TargetError, Terms, codec_of, login
 from muniment.protocols.postgres.meaning import Names
 
 log = logging.getLogger("muniment.wire")
@@ -176,7 +176,8 @@ def _open(door: Door, driver: LoginDriver, ready: Ready, catalog: Catalog, key: 
     names = Names(catalog, ready.path, ready.temporary)
     grants = door.rules().grants
     waits = any(grants[name].hold_in_transaction for name in session.admission.grants if name in grants)
-    talk = Conversation(names, ready.status, next(_numbers), hold_in_transaction=waits)
+    codec = codec_of(ready.parameters.get("client_encoding", "UTF8"))
+    talk = Conversation(names, ready.status, next(_numbers), hold_in_transaction=waits, codec=codec)
     relay = Relay(door, session, ready, talk, driver.client, target)
     door.cancels[key.pid] = (key.secret, relay)
     door.sessions.add(relay)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from muniment.model.effects import Look, Send, Side
 from muniment.model.errors import ProtocolError
 from muniment.protocols.postgres import frames
+from muniment.protocols.postgres.login import codec_of
 from muniment.protocols.postgres.showing import Showing, shape_of
 from muniment.protocols.postgres.state import COPY_KINDS, IDLE, Expect, Mode, decode
 
@@ -274,6 +275,8 @@ class Answering(Showing):
         self.parameters[decode(name)] = decode(value)
         if name == b"standard_conforming_strings" and value != b"on":
             raise ProtocolError(Side.TARGET, "standard_conforming_strings was turned off")
+        if name == b"client_encoding" and codec_of(decode(value)) != self._codec:
+            raise ProtocolError(Side.TARGET, "client_encoding was changed")
         return None
 
     def _on_ready(self, data: bytes, pos: int, end: int) -> bytes | None:
@@ -289,7 +292,6 @@ class Answering(Showing):
         self.status = data[pos + 5]
         exchange = expect.exchange
         if expect.kind == _Q and exchange is not None:
-            self._last_masks = exchange.masks
             self._done(exchange, "error" if exchange.code else "ok")
         if self.status == IDLE and not self._items and not self._expects:
             for portal in self._portals.values():

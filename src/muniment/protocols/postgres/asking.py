@@ -84,7 +84,7 @@ class Asking(Releasing):
         if kind == _Q:
             text, stop = frames.cstring(Side.CLIENT, raw, 5, len(raw))
             self._whole(stop, raw)
-            self._ask(item, self._statement(decode(text)))
+            self._ask(item, self._statement(self._read(text)))
         elif kind == _P:
             self._parse(item)
         elif kind == _B:
@@ -114,6 +114,10 @@ class Asking(Releasing):
         if stop != len(raw):
             raise ProtocolError(Side.CLIENT, f"message {chr(raw[0])} has bytes left over")
 
+    def _read(self, text: bytes) -> str:
+        """A statement's text as the target reads it; bytes that are no text stay as lone surrogates: unreadable."""
+        return text.decode(self._codec, "surrogateescape")
+
     def _parse(self, item: Item) -> None:
         raw, end = item.raw, len(item.raw)
         name, pos = frames.cstring(Side.CLIENT, raw, 5, end)
@@ -123,7 +127,7 @@ class Asking(Releasing):
             raise ProtocolError(Side.CLIENT, "Parse is not as long as it says")
         self._not_ours(name)
         types = tuple(int.from_bytes(raw[p : p + 4], "big") for p in range(pos, end, 4))
-        prepared = Prepared(name, decode(text), types)
+        prepared = Prepared(name, self._read(text), types)
         if name and name not in self._statements and len(self._statements) + len(self._parsing) >= MAX_STATEMENTS:
             raise ProtocolError(Side.CLIENT, f"more than {MAX_STATEMENTS} prepared statements")
         item.prepared = prepared

@@ -19,7 +19,9 @@ from muniment.protocols.postgres.credentials import Scram, md5
 
 MAX_SECRET_BYTES = 16 << 10  # CI tokens are about 2,000; a header full of claims stays under 16 KiB
 MAX_LOGIN_FRAME_BYTES = 1 << 20  # what the target may say at once during its login
-ENCODINGS = frozenset({"UTF8", "UNICODE", "SQL_ASCII"} | {f"LATIN{n}" for n in range(1, 11)})
+CODECS = {"UTF8": "utf-8", "UNICODE": "utf-8", "SQL_ASCII": "ascii"} | {
+    f"LATIN{n}": f"iso8859-{part}" for n, part in enumerate((1, 2, 3, 4, 9, 10, 13, 14, 15, 16), 1)
+}  # client_encoding -> how its texts are read; under SQL_ASCII a byte that is no ASCII makes a text unreadable
 STARTUP = frozenset(
     {
         "application_name",
@@ -229,7 +231,7 @@ def _check_startup(startup: _Startup, may_ask: bool) -> Generator[Step, Any, Non
         if lower not in STARTUP:
             hint = "Leave it out, or SET it after connecting where a grant allows it."
             yield from _refuse("0A000", f"startup parameter {name!r} is not on the gateway's list", hint=hint)
-        if lower == "client_encoding" and _encoding(value) not in ENCODINGS:
+        if lower == "client_encoding" and not codec_of(value):
             yield from _refuse("0A000", f"client_encoding {value!r} is refused", hint="Use UTF8.")
         if lower == "standard_conforming_strings" and value.lower() not in ("on", "true", "yes", "1"):
             yield from _refuse("0A000", "standard_conforming_strings must stay on", hint="Use E'...' for escapes.")
@@ -238,9 +240,11 @@ def _check_startup(startup: _Startup, may_ask: bool) -> Generator[Step, Any, Non
         yield from _refuse("28000", "this gateway takes no password without TLS", hint=hint)
 
 
-def _encoding(value: str) -> str:
-    plain = value.upper().strip("'\"").replace("-", "").replace("_", "")
-    return {"SQLASCII": "SQL_ASCII", "ISO88591": "LATIN1", "AUTO": "UTF8"}.get(plain, plain)
+def codec_of(encoding: str) -> str:
+    """How texts in this client_encoding are read; empty for one that is refused."""
+    plain = encoding.upper().strip("'\"").replace("-", "").replace("_", "")
+    plain = {"SQLASCII": "SQL_ASCII", "ISO88591": "LATIN1", "AUTO": "UTF8"}.get(plain, plain)
+    return CODECS.get(plain, "")
 
 
 def _ask_password() -> Generator[Step, Any, str]:
@@ -272,7 +276,7 @@ def _target(terms: Terms, startup: _Startup, admission: Admission, client_tls: s
     if parameters.get("standard_conforming_strings", "on") != "on":
         rows, more, status = yield from ask("SET standard_conforming_strings TO on")
         parameters.update(more)
-    if _encoding(parameters.get("client_encoding", "UTF8")) not in ENCODINGS:
+    if not codec_of(parameters.get("client_encoding", "UTF8")):
         raise Unavailable(f"the target insists on client_encoding {parameters['client_encoding']!r}")
     if client_name:
         quoted = client_name.replace("'", "''")

@@ -50,6 +50,7 @@ class Releasing(Naming):
                 return
             case Allow():
                 exchange.masks = verdict.masks
+                self._last_masks = verdict.masks
                 exchange.shown = verdict.shown
             case Hold():
                 pass

@@ -147,7 +147,9 @@ class Inner:
 class Memory:
     """All that one conversation remembers. What reads and changes it stands in the classes built on this one."""
 
-    def __init__(self, names: Names, status: int, number: int, *, hold_in_transaction: bool = False) -> None:
+    def __init__(
+        self, names: Names, status: int, number: int, *, hold_in_transaction: bool = False, codec: str = "utf-8"
+    ) -> None:
         self.names = names
         self.status = status
         self.parameters: dict[str, str] = {}
@@ -156,6 +158,7 @@ class Memory:
         self._number = number
         self._loads = 0
         self._hold_in_transaction = hold_in_transaction
+        self._codec = codec  # of the client's texts, as the target reads them
         self._tickets = 0
         self._out: list[Effect] = []
         self._client: list[bytes] = []
