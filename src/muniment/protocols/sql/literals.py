@@ -136,14 +136,18 @@ def inner_text(text: str, word: str, skip: int) -> str | None:
 
 # Texts made of plain things only: names, numbers, '...' and common operators. What is not in here is told apart by its
 # exact text: comments, backslashes, dollar signs, prefixed strings, quoted names, anything that is not ASCII.
-_PLAIN_NAME = r"[A-Za-z_][A-Za-z0-9_]*+(?!['\"$])"
-_PLAIN_FLOAT = r"[0-9]++\.[0-9]++(?![\w.'$])"
-_PLAIN_INTEGER = r"[0-9]{1,9}+(?![\w.'$])"
-_PLAIN_STRING = r"'(?:[^'\\\0]|'')*+'(?![\w'$])"
 _PLAIN_TEXT = re.compile(
-    rf"(?:{_PLAIN_NAME}|{_PLAIN_FLOAT}|{_PLAIN_INTEGER}|{_PLAIN_STRING}|[ \t\n\r.,;()*=<>+\[\]:%|]|-(?!-)|/(?!\*))*+"
+    r"""(?:
+      [ \t\n\r.,;()*=<>+\[\]:%|]++
+    | [A-Za-z_][A-Za-z0-9_]*+(?!['"$])
+    | [0-9]{1,9}+(?:\.[0-9]++)?+(?![\w.'$])
+    | '(?:[^'\\\0]++|'')*+'(?![\w'$])
+    | -(?!-)
+    | /(?!\*)
+    )*+""",
+    re.VERBOSE,
 )
-_LITERAL = re.compile(rf"{_PLAIN_NAME}|({_PLAIN_FLOAT})|({_PLAIN_INTEGER})|{_PLAIN_STRING}")
+_LITERAL = re.compile(r"'(?:[^']++|'')*+'|(?<![A-Za-z0-9_])[0-9]++(?:\.[0-9]++)?+")
 
 
 def shape(text: str) -> str | None:
@@ -157,9 +161,7 @@ def shape(text: str) -> str | None:
 
 
 def _placeholder(match: re.Match[str]) -> str:
-    if match.group(1) is not None:
-        return "0.0"
-    if match.group(2) is not None:
-        return "0"
     piece = match.group()
-    return "''" if piece[0] == "'" else piece
+    if piece[0] == "'":
+        return "''"
+    return "0.0" if "." in piece else "0"
