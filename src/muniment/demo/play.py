@@ -33,7 +33,8 @@ def run(*, check: bool) -> int:
         with _ends_in_order(), stages.raised(tell.note) as stage:
             psql = stages.find_psql(stage.database.programs)
             tell.note(f"psql {psql.major} at {psql.program}{'' if psql.tls else ', without TLS'}")
-            return _walk(stage, psql, tell) if check else _wait(stage, psql, tell)
+            job, grace = stages.write_lines(stage, psql)
+            return _walk(stage, psql, tell) if check else _wait(stage, job, grace, tell)
     except Unavailable as error:
         tell.expect("everything comes up, and stays up", False)
         tell.output(error.what)
@@ -54,8 +55,7 @@ def _walk(stage: Stage, psql: Psql, tell: Teller) -> int:
     return 1
 
 
-def _wait(stage: Stage, psql: Psql, tell: Teller) -> int:
-    job, grace = stages.write_lines(stage, psql)
+def _wait(stage: Stage, job: Path, grace: Path, tell: Teller) -> int:
     for line in ready_lines(job, grace):
         if line.startswith("  "):
             tell.console.print(line, style="bold", markup=False)

@@ -92,7 +92,7 @@ class Stage:
 
     def operator(self) -> dict[str, str]:
         """An environment in which `muniment` finds this gateway."""
-        return cluster.clean_environment() | {"MUNIMENT_API": f"unix:{self.api}", "COLUMNS": "120"}
+        return cluster.clean_environment() | {"MUNIMENT_API": f"unix:{self.api}", "COLUMNS": "132"}
 
     def trouble(self) -> str:
         """The end of the gateway's log."""
@@ -111,8 +111,8 @@ def look_at(program: str) -> Psql:
     """What a psql can do. Raises Unavailable when it does not run."""
     try:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=COMMAND_S, check=False)
-        # libpq refuses this mode before it connects where it was built without TLS; nobody listens at this port
-        asked = [program, "-X", "-w", "host=127.0.0.1 port=1 user=nobody dbname=none sslmode=require"]
+        # libpq refuses this before it connects where it was built without TLS; nobody listens at this port
+        asked = [program, "-X", "-w", "host=127.0.0.1 port=1 user=nobody dbname=none sslmode=verify-full"]
         tried = subprocess.run(
             asked, capture_output=True, text=True, timeout=COMMAND_S, check=False, env=cluster.clean_environment()
         )
