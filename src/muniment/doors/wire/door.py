@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import ssl
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +68,7 @@ class Door:
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
     cancels: dict[int, tuple[int, Cancellable]] = field(default_factory=dict)
     logging_in: int = 0
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    connected: Counter[str] = field(default_factory=Counter)  # sessions by target, from their admission on
 
     def cancel(self, pid: int, secret: int) -> None:
         """A cancel request came. Says nothing to anybody about whether its key was right."""

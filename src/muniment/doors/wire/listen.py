@@ -138,6 +138,8 @@ async def serve(door: Door, client: Pipe, target_name: str) -> None:
 def _after(door: Door, driver: LoginDriver, relay: Relay | None, why: str) -> None:
     if driver.seat:
         door.sessions.leave_seat(driver.seat)
+        if driver.session is not None:
+            door.connected[driver.session.admission.target.name] -= 1
     if not driver.opened:
         door.arithmetic.rejected += 1
     elif relay is None and driver.session is not None:

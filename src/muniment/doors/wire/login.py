@@ -107,6 +107,10 @@ class LoginDriver:
         elif why := door.refuse():
             check = Check("gateway", False, why, "a gateway that can record", "see muniment status")
             answer = await door.access.refuse(name, target.name, source, (check,), now_us)
+        elif door.connected[target.name] >= target.connections:
+            full = f"{target.connections} connections are open"
+            check = Check("connections", False, full, "a free connection", "wait, or raise limits.connections of it")
+            answer = await door.access.refuse(name, target.name, source, (check,), now_us)
         else:
             answer = await door.access.authenticate(
                 name, secret, target, database=database, source=source, tls=bool(self.tls), now_us=now_us
@@ -115,6 +119,7 @@ class LoginDriver:
             self.refused = True
             return answer
         door.sessions.take_seat(answer.identity.name)
+        door.connected[answer.target.name] += 1
         self.seat = answer.identity.name
         self.session = Session(self.ses, answer, source, "", self.tls, 0, now_us)
         return answer
