@@ -116,6 +116,14 @@ def test_a_flipped_byte_is_found_without_the_journal_too(copy: Copy) -> None:
     assert "log/records.jsonl:11" in places(copy.check()), "the line after it does not follow"
 
 
+def test_of_the_history_only_the_first_head_that_does_not_fit_is_told(copy: Copy) -> None:
+    lines = copy.lines()
+    lines[2] = lines[2].replace(b'"iseq":3', b'"iseq":4')
+    copy.write(lines)
+    heads = [where for where, what in copy.check(held=copy.heads[1]) if "its root" in what]
+    assert heads == ["log/checkpoints.jsonl:1", "log/checkpoint", "the checkpoint you hold"]
+
+
 def test_a_removed_line_is_found_where_it_stood(copy: Copy) -> None:
     lines = copy.lines()
     copy.write(lines[:10] + lines[11:])
