@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,8 @@ from muniment.store.keys import Keys
 from muniment.store.recovery import Recovery
 
 INSTANCE = "i-00000001"
+HOME = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{HOME / 'src'}:{HOME}"}  # for child processes: the same code as here
 
 
 def ticks(start: int = 1_700_000_000_000_000) -> Callable[[], int]:

@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.store.journals import INSTANCE, check, closing, lines_of, opened, opening, request, response, ticks
+from tests.store.journals import (
+    ENVIRONMENT,
+    INSTANCE,
+    check,
+    closing,
+    lines_of,
+    opened,
+    opening,
+    request,
+    response,
+    ticks,
+)
 
 from muniment.model.entries import Entry, InstanceFail, Request
 from muniment.model.errors import ConfigError, Unavailable
@@ -23,9 +34,6 @@ from muniment.store.keys import Keys
 from muniment.store.replay import SyncedLine
 
 ENTRIES: list[Entry] = [opening(), request(1), request(2, decision="deny"), response(1, 2), closing()]
-
-
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def python(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -141,6 +149,25 @@ def test_durable_returns_when_everything_before_it_is_synced(evidence: Path, key
         asyncio.run(many(journal))
         assert journal.last_iseq == 80
     check(evidence, keys)
+
+
+def test_payloads_are_synced_before_lines_and_lines_before_the_mark(
+    evidence: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, int]] = []
+    real = os.fdatasync
+
+    def spy(file: int) -> None:
+        real(file)
+        synced.append((Path(os.readlink(f"/proc/self/fd/{file}")).suffix, synced_to(evidence)))
+
+    with opened(evidence, keys) as (journal, _):
+        monkeypatch.setattr(os, "fdatasync", spy)
+        journal.append([request(1)])
+        asyncio.run(journal.durable())
+        journal.append([response(1)])  # it has no payload
+        asyncio.run(journal.durable())
+        assert synced == [(".bin", 0), (".jsonl", 0), (".jsonl", 1)]
 
 
 def test_a_waiter_that_gave_up_does_not_hurt_the_others(evidence: Path, keys: Keys) -> None:

@@ -67,6 +67,17 @@ def test_the_fast_encoder_gives_the_bytes_of_the_plain_one(batch: list[Entry], i
             assert (found[0].fields if found else {}) == secrets(entry)
 
 
+@given(requests, st.data())
+def test_requests_that_differ_in_one_field_never_share_a_line(entry: Request, data: st.DataObject) -> None:
+    encoder = Encoder(INSTANCE)
+    for field in dataclasses.fields(Request):
+        other = dataclasses.replace(entry, **{field.name: data.draw(of_type(field))})
+        for each in (entry, other):
+            line, record = encoder.encode(each, 7, "ab" * 32, 9)
+            found = list(_records(record))
+            assert line == plainly(each, found[0].secret if found else b"", 7, "ab" * 32, 9)
+
+
 def test_every_record_has_its_own_secret() -> None:
     encoder = Encoder(INSTANCE)
     records = [encoder.encode(Request(ses="s", statement="x"), 1, "ab" * 32, 0)[1] for _ in range(1000)]

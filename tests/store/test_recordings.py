@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.store.journals import ENVIRONMENT
 
 from muniment.model.errors import Unavailable
 from muniment.proof.tree import EMPTY_ROOT, leaf_hash, root
 from muniment.store import chunks, recordings
 from muniment.store.keys import Keys
 from muniment.store.recordings import Closed, Frame, Recorder, RecordingError, Unfinished, Worker
-
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 @pytest.fixture
@@ -315,7 +314,7 @@ def test_a_recorder_that_is_far_behind_fails_and_its_memory_is_bounded(
 
 
 FULL_DISK = """
-import asyncio, pathlib, resource, sys
+import asyncio, hashlib, pathlib, resource, sys
 from muniment.model.errors import Unavailable
 from muniment.store import recordings
 from muniment.store.keys import Keys
@@ -335,6 +334,7 @@ async def main():
     closed = await recorder.end()
     assert closed == recorder.close()
     assert "cannot write the recording" in closed.failed
+    assert closed.stored_sha256 == hashlib.sha256((home / "s-1.rec").read_bytes()).hexdigest()
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     again = recordings.finish(home / "s-1.rec", keys)
     assert (again.frames, again.shown_root) == (closed.frames, closed.shown_root)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.store.journals import (
+    ENVIRONMENT,
     INSTANCE,
     check,
     closing,
@@ -28,7 +29,7 @@ from muniment.model.entries import Entry, InstanceRecover, InstanceStart, Respon
 from muniment.model.errors import Unavailable
 from muniment.proof import canonical
 from muniment.store import journal as journal_module
-from muniment.store import recovery
+from muniment.store import payloads, recovery
 from muniment.store.journal import Journal
 from muniment.store.keys import Keys
 from muniment.store.recordings import Closed
@@ -205,6 +206,39 @@ def test_a_start_with_another_key_is_refused_also_when_everything_was_synced(
         Journal.open(evidence, INSTANCE, Keys.open(tmp_path / "other"), now_us=ticks())
 
 
+def test_a_batch_torn_between_its_lines_leaves_no_payload_to_the_lines_that_follow(run: Path, keys: Keys) -> None:
+    kept = lines_of(run)[:6]  # the batch of lines 5 to 7 is torn behind its second line
+    (run / LINES).write_bytes(b"\n".join(kept) + b"\n")
+    with opened(run, keys) as (journal, _):
+        journal.append([request(9, "s-9", text="select 'after'")])
+        journal.flush()
+        *_, line = [line for batch in journal.replay_from(1) for line in batch]
+        assert line.iseq == 7
+        assert payloads.read(run, INSTANCE, keys, 7, line.payload).fields["statement"] == b"select 'after'"
+        assert payloads.read(run, INSTANCE, keys, 7).fields["statement"] == b"select 'after'"
+    check(run, keys)
+
+
+def test_payloads_whose_lines_are_gone_are_cut_whole(run: Path, keys: Keys) -> None:
+    (run / LINES).write_bytes(b"\n".join(lines_of(run)[:2]) + b"\n")
+    with opened(run, keys) as (journal, _):
+        size = (run / PAYLOADS).stat().st_size
+        with (run / PAYLOADS).open("rb") as file:
+            found = list(payloads.walk(file.fileno(), 0, size))
+        assert found[-1].end == size
+        assert [block.first for block in found] == [0, 2, 0], "the first run's key and its one line, and our own key"
+        journal.append([request(9, "s-9")])
+    check(run, keys)
+
+
+def test_a_line_that_was_changed_no_longer_leads_to_the_next(run: Path, keys: Keys) -> None:
+    lines = lines_of(run)
+    lines[2] = lines[2].replace(b'"allow"', b'"deny"')
+    (run / LINES).write_bytes(b"\n".join(lines) + b"\n")
+    with opened(run, keys) as (_, found):
+        assert found.last_iseq == 3
+
+
 def test_a_torn_mark_counts_as_nothing_synced(run: Path, keys: Keys) -> None:
     (run / MARK).write_bytes(b"\x00" * 20)
     with opened(run, keys) as (_, found):
@@ -241,7 +275,7 @@ def test_a_snapshot_only_saves_time(
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[]", b'{"at": [1, "x", 1, 5, 5], "sessions": {}, "exchanges": []}', b"{}"]
+    "text", [b"", b"{", b"[]", b'{"at": [1, "x", 1, 5, 5], "sessions": {"s": 1}, "exchanges": [], "boot": ""}', b"{}"]
 )
 def test_a_broken_or_foreign_snapshot_is_passed_over(evidence: Path, keys: Keys, text: bytes) -> None:
     with opened(evidence, keys) as (journal, _):
@@ -316,9 +350,8 @@ def test_after_kill_9_the_record_is_whole_up_to_the_last_released_exchange(
     before = 0
     for round_number in range(6):
         ses = f"s-{round_number}"
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         child = subprocess.Popen(
-            [sys.executable, "-c", KILLED, tmp_path, ses], stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-c", KILLED, tmp_path, ses], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
         )
         assert child.stdout is not None
         child.stdout.readline()
