@@ -100,7 +100,7 @@ class Gateway:
         self.settings = settings
         self.tasks = tasks
         self.started_us = now_us()
-        self.boot = secrets.token_hex(8)
+        self.boot = _boot()
         self.data = Path(settings.store)
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.evidence_dir = self.data / "evidence"
@@ -108,9 +108,11 @@ class Gateway:
         self.keys = Keys.open(self.data / "keys")
         self.database = Database(self.data / "muniment.db")
         self.database.upgrade()
-        self.journal, self.recovery = Journal.open(self.evidence_dir, self.instance, self.keys, now_us=now_us)
         year = datetime.datetime.now(datetime.UTC).year
         self.log = Log.open(self.evidence_dir, settings.deployment, year, self.keys)
+        self.journal, self.recovery = Journal.open(
+            self.evidence_dir, self.instance, self.keys, now_us=now_us, folded=self.log.folded(self.instance)
+        )
         self.index = Index(self.database, self.evidence_dir, self.keys)
         self._fold_the_past()
         self.journal.add_sink(self._fold)
@@ -150,6 +152,7 @@ class Gateway:
         self.evidence = Evidence(
             self.index, self.database, self.journal, self.sessions, deployment=settings.deployment
         )  # fmt: skip
+        self._failure_told = False
         self._disk = disk.Level.FINE
         self._disk_seen_us = self._beat_us = 0
         self.problems: tuple[str, ...] = ()
@@ -224,6 +227,11 @@ class Gateway:
                 log.error("%s", down)
 
     def _tick(self, now: int) -> None:
+        if self.journal.failed and not self._failure_told:
+            self._failure_told = True
+            log.error("no traffic: the journal cannot be written: %s", self.journal.failed)
+            self.journal.append_closing([InstanceFail(what=f"journal: {self.journal.failed}")])
+            self.sessions.cut_all("the journal cannot be written")
         if now - self._disk_seen_us > DISK_US:
             self._look_at_disk(now)
         if now - self._beat_us >= HEARTBEAT_US:
@@ -283,10 +291,19 @@ class Gateway:
         self.journal.close()
         with contextlib.suppress(Unavailable):
             self.log.checkpoint(now_us())
+        recordings.shared_worker().stop()
         self.index.close()
         self.log.close()
         self.reader.close()
         self.database.close()
+
+
+def _boot() -> str:
+    """The machine's boot id: after a power cut it is another one, after a kill the same."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return secrets.token_hex(16)
 
 
 def _instance(path: Path) -> str:

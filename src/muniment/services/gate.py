@@ -25,7 +25,7 @@ from muniment.services.decisions import parameters_json
 from muniment.services.reading import Reader
 from muniment.store.journal import Journal
 
-MAX_TOUCHES = 150  # a leaf holds all of them, and a leaf has at most 32 KiB
+MAX_TOUCHES, MAX_NAMES = 150, 8_000  # of one exchange, and characters of their names: a leaf holds all of them
 MAX_CACHED = 2_000  # verdicts that one session keeps
 REMIND_S = 30.0  # how often a held client is told that it still waits
 BATCH = 64  # responses on one line
@@ -270,8 +270,8 @@ class Turnstile:
         kept = self._cache.get(id(action))
         if kept is None or kept[1].names != statement.names:
             verdict = policy.judge(context, action)
-            if len(action.touches) > MAX_TOUCHES:
-                verdict = Deny("reader", f"it names more than {MAX_TOUCHES} objects", "Split the statement.")
+            if not _fits(action):
+                verdict = Deny("reader", "it names more than one record can hold", "Split the statement.")
             catalog: Catalog | None = getattr(statement.names, "catalog", None)
             masks = self._gate.masks(rules, self._session.admission.target.name, catalog)
             shown = None
@@ -453,8 +453,20 @@ class Turnstile:
         )
 
 
+def _fits(action: Action) -> bool:
+    """Whether a leaf can hold every touch: a leaf has at most 32 KiB of valid text, and never a part of the touches."""
+    names = [touch.name for touch in action.touches]
+    return len(names) <= MAX_TOUCHES and sum(map(len, names)) <= MAX_NAMES and all(map(_is_text, names))
+
+
+def _is_text(name: str) -> bool:
+    return name.isascii() or name.encode("utf-8", "replace").decode() == name
+
+
 def _touches(action: Action) -> tuple[str, ...]:
-    return tuple(f"{touch.verb} {touch.kind} {touch.name}" for touch in action.touches[:MAX_TOUCHES])
+    if not _fits(action):  # it is refused: what stands in the leaf is a sample
+        return tuple(ascii(f"{touch.verb} {touch.kind} {touch.name}")[1:200] for touch in action.touches[:20])
+    return tuple(f"{touch.verb} {touch.kind} {touch.name}" for touch in action.touches)
 
 
 def _traits(action: Action) -> tuple[str, ...]:

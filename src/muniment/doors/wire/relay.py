@@ -119,7 +119,7 @@ class Relay:
             self._target.write(to_target[0] if len(to_target) == 1 else b"".join(to_target))
         if to_client:
             self._client.write(to_client[0] if len(to_client) == 1 else b"".join(to_client))
-        if self._recorder.behind:
+        if self._recorder.behind or (self._originals is not None and self._originals.behind):
             self._hold_back()
         if asks:
             self._gate.ask(asks)
@@ -228,6 +228,8 @@ class Relay:
     async def _catch_up(self) -> None:
         try:
             await self._recorder.caught_up()
+            if self._originals is not None:
+                await self._originals.caught_up()
         except Unavailable as down:
             self.broken(down.what)
             return
@@ -300,9 +302,12 @@ class Relay:
         self._door.gate.flush()
         shown = await self._recorder.end()
         original = await self._originals.end() if self._originals is not None else None
+        reason = self._reason
+        if failed := shown.failed or (original.failed if original is not None else ""):
+            reason = f"{reason}; recording broke: {failed}"
         entry = SessionClose(
             ses=self.session.id,
-            reason=self._reason[:200],
+            reason=reason[:200],
             exchanges=self._gate.exchanges,
             frames=shown.frames,
             recording=shown.stored_sha256,
