@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from muniment.model.exchange import Action, Beneath, Catalog, Relation, Touch
-from muniment.protocols.sql.nodes import words
 from muniment.protocols.sql.reading import How, Mode, Part, Reading, Refer, Rows, Use
 
 MAX_FOLLOWED = 4  # EXECUTE of a statement that is an EXECUTE ...; nobody writes more, and a ring must end
@@ -20,21 +19,11 @@ _SYSTEM = ("pg_catalog.", "information_schema.")
 
 SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax", "oid"})
 
-# pg_catalog's functions that take a whole row, so that `t.row_to_json` is row_to_json(t.*).
-ROW_FUNCTIONS = words(
-    """
-    any_value array_agg concat count first_value format hash_record hash_record_extended json_agg json_agg_strict
-    json_build_array json_build_object jsonb_agg jsonb_agg_strict jsonb_build_array jsonb_build_object lag last_value
-    lead max min num_nonnulls num_nulls pg_column_size pg_typeof quote_literal quote_nullable record_out record_send
-    row_to_json to_json to_jsonb unnest
-    """
-)
-
 # Built-in functions by name or prefix that do more than compute from what they are given.
 _ACTING = frozenset({"nextval", "setval", "lowrite", "ts_stat", "ts_rewrite", "dblink", "set_config"})
 _ACTING_PREFIXES = ("lo_", "pg_", "brin_", "gin_", "query_to_", "table_to_", "schema_to_", "database_to_", "cursor_to_")
 _LOOKING_PREFIXES = (
-    "pg_get_", "pg_typeof", "pg_backend_pid", "pg_encoding_to_char", "pg_char_to_encoding", "pg_column_size",
+    "pg_get_", "pg_typeof", "pg_collation_for", "pg_backend_pid", "pg_encoding_to_char", "pg_char_to_encoding", "pg_column_size",
     "pg_client_encoding", "pg_my_temp_schema", "pg_is_other_temp_schema", "pg_relation_", "pg_table_", "pg_total_",
     "pg_size_", "pg_database_size", "pg_tablespace_", "pg_indexes_size", "pg_index_", "pg_indexam_", "pg_options_",
     "pg_describe_object", "pg_identify_object", "pg_conf_load_time", "pg_postmaster_start_time",
@@ -187,22 +176,22 @@ class _Work:
         if part.why:
             self._refuse(part.why)
         called: list[bool] = [self._use(use) for use in part.uses]
-        foreign = any(called)
-        attribute = self._fields(part)
+        foreign, acts, row = self._fields(part)
+        foreign = foreign or any(called)
         self._traits |= part.traits
         self._columns |= part.columns
-        if attribute:
+        if row:
             self._columns.add("*")
-        self._reads_only &= part.reads_only and not foreign and not attribute and not self._acts(part)
+        self._reads_only &= part.reads_only and not foreign and not acts and not self._acts(part)
         self._copies_rows |= part.copies_rows
         before = len(self._outputs)
         for refer in part.refers:
             self._follow(refer)
         if mode is not Mode.TOUCHES and len(self._outputs) == before and not part.refers:
-            self._rows(part, called, attribute)
+            self._rows(part, called, row)
         if mode is Mode.RUN:
             self._remember(part)
-        if part.changes_names or foreign or attribute:
+        if part.changes_names or foreign:
             self._changes_names = self._blind = True
         if "transaction-end" in part.traits:
             self._blind = True  # what was SET LOCAL in an earlier text is undone
@@ -210,7 +199,7 @@ class _Work:
     def _refuse(self, why: str) -> None:
         self._why = self._why or why
 
-    def _rows(self, part: Part, called: list[bool], attribute: bool) -> None:
+    def _rows(self, part: Part, called: list[bool], row: bool) -> None:
         """Add the outputs of a statement that answers with rows."""
         if part.rows is Rows.NO:
             return
@@ -224,7 +213,7 @@ class _Work:
             if out.columns is None or any(called[call] for call in out.calls):
                 outs.append(None)  # nobody knows what a function of the target's own gives back
             else:
-                outs.append(out.columns | {"*"} if attribute else out.columns)
+                outs.append(out.columns | {"*"} if row else out.columns)
         self._outputs.append(tuple(outs))
 
     def _remember(self, part: Part) -> None:
@@ -284,6 +273,10 @@ class _Work:
             schema = "?"
         elif use.how is How.FUNCTION:
             return self._functions(use.name, self._path)
+        elif use.how is How.PERHAPS:
+            return tuple(
+                name for name in self._functions(use.name, self._path) if not name.startswith((*_SYSTEM, "?."))
+            )
         elif use.how is How.CREATE:
             schema = next(iter(_own(self._path)), "?")
         elif use.how is How.OBJECT:
@@ -310,24 +303,27 @@ class _Work:
         having = self._catalog.functions.get(name, frozenset()) if self._catalog else frozenset()
         return tuple(f"{schema}.{name}" for schema in path if schema in having) or (f"?.{name}",)
 
-    def _fields(self, part: Part) -> bool:
-        """Add a call for every `relation.name` that is, or may be, a function call. True: there was one."""
-        found = False
-        for schema, relation, name in part.fields:
+    def _fields(self, part: Part) -> tuple[bool, bool, bool]:
+        """Add a call for every `x.name` that may be one: of any function, the server's own too, where x has no such
+        column. Returns whether one is not the server's own, whether one acts, whether one is given a whole row."""
+        foreign = acts = row = False
+        for home, relation, name in part.fields:
             if self._blind or self._path is None or self._catalog is None:
                 self._refuse("whether a field is a column cannot be known here")
                 continue
-            known = self._relation(schema, relation) if relation else None
+            known = self._relation(home, relation) if relation else None
             if name in SYSTEM_COLUMNS or (known and any(column == name for _, column in known.columns)):
                 continue
             having = self._catalog.functions.get(name, frozenset())
-            if known is None and name not in ROW_FUNCTIONS:
-                having = having - {"pg_catalog"}
-            for candidate in self._path:
-                if candidate in having:
-                    self._touches[Touch("function", f"{candidate}.{name}", "call")] = None
-                    found = True
-        return found
+            called = [f"{schema}.{name}" for schema in self._path if schema in having]
+            if known and not called:
+                called = [f"?.{name}"]  # neither column nor function, as far as the catalog knows
+            for full in called:
+                self._touches[Touch("function", full, "call")] = None
+            foreign = foreign or not all(full.startswith(_SYSTEM) for full in called)
+            row = row or bool(called and relation)
+            acts = acts or _acting(name)
+        return foreign, acts, row
 
     def _relation(self, schema: str, name: str) -> Relation | None:
         """A relation of the catalog; None for temporary and unknown ones."""

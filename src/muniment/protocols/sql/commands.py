@@ -30,7 +30,9 @@ _TRANSACTIONS = {
 def _select(p: Gather, body: Node) -> None:
     p.reads_only = p.by_shape = True
     derived = select(p, body, Scope())
-    if not derived.into:
+    if derived.into:
+        p.copies_rows = p.read > 0
+    else:
         p.answers(derived.columns)
 
 
@@ -173,7 +175,8 @@ def _explain(p: Gather, body: Node) -> None:
         p.traits.add("explain-analyze")
     else:
         p.changes_names = False
-    p.answers(((None, frozenset(p.columns)),))
+    calls = frozenset(index for use, index in p.uses.items() if use.verb == "call")
+    p.answers(((None, frozenset(p.columns) | calls),))  # a plan may show what a function made of its arguments
     if p.refers:
         p.outputs = None
     p.by_shape = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from muniment.protocols.sql.gather import NOTHING, Found, Gather, Scope
+from muniment.protocols.sql.gather import NOTHING, Found, Gather, Scope, Walker
 from muniment.protocols.sql.nodes import Node, constant, strings, words
 from muniment.protocols.sql.reading import How
 from muniment.protocols.sql.settings import set_value
@@ -75,7 +75,13 @@ def _set_config(p: Gather, name: str, args: list[Node]) -> None:
         p.use("setting", "set", UNKNOWN)
         return
     p.reads_only = False
-    set_value(p, setting.lower(), constant(args[1]), local="boolval" in str(args[2]))
+    p.copies_rows = p.copies_rows or _keeps(args[1])
+    set_value(p, setting.lower(), constant(args[1]), local=args[2].get("A_Const", {}).get("boolval") != {})
+
+
+def _keeps(node: Node) -> bool:
+    """Whether a value that is kept somewhere may come from a row: it is neither a constant nor a parameter."""
+    return constant(node) is None and "A_Const" not in node and "ParamRef" not in node
 
 
 def _current_setting(p: Gather, name: str, args: list[Node]) -> None:
@@ -85,6 +91,7 @@ def _current_setting(p: Gather, name: str, args: list[Node]) -> None:
 
 def _sequence(p: Gather, name: str, args: list[Node]) -> None:
     p.reads_only = p.reads_only and name not in ("nextval", "setval")
+    p.copies_rows = p.copies_rows or any(_keeps(arg) for arg in args[1:2])
     parts = split_name(constant(args[0])) if args else None
     if parts is None:
         p.use("sequence", SEQUENCES[name], UNKNOWN)
@@ -100,6 +107,7 @@ def _file(p: Gather, name: str, args: list[Node]) -> None:
     p.use("file", verb, path if path is not None else UNKNOWN)
     if verb == "write":
         p.reads_only = False
+        p.copies_rows = True
     if name == "lo_export":
         _large_object(p, name, args)
 
@@ -107,6 +115,7 @@ def _file(p: Gather, name: str, args: list[Node]) -> None:
 def _large_object(p: Gather, name: str, args: list[Node]) -> None:
     p.traits.add("large-object")
     p.reads_only = False
+    p.copies_rows = p.copies_rows or any(_keeps(arg) for arg in args[1:])
     number = args[0].get("A_Const", {}).get("ival", {}).get("ival") if args and name != "lo_import" else None
     p.use("large-object", LARGE_OBJECTS[name], str(number) if number is not None else UNKNOWN)
     if name == "lo_import":
@@ -162,6 +171,40 @@ def split_name(text: str | None) -> list[str] | None:
         if not rest.startswith("."):
             return None
         rest = rest[1:].lstrip()
+
+
+_JSON_OPERATIONS = {
+    "JSON_EXISTS_OP": "json_exists",
+    "JSON_QUERY_OP": "json_query",
+    "JSON_VALUE_OP": "json_value",
+    "JSON_TABLE_OP": "json_table",
+}
+_NEW_WORDS = {
+    "JsonParseExpr": "json",
+    "JsonScalarExpr": "json_scalar",
+    "JsonSerializeExpr": "json_serialize",
+    "JsonTable": "json_table",
+    "JsonObjectConstructor": "json_object",
+    "JsonArrayConstructor": "json_array",
+    "JsonArrayQueryConstructor": "json_array",
+    "JsonObjectAgg": "json_objectagg",
+    "JsonArrayAgg": "json_arrayagg",
+    "MergeSupportFunc": "merge_action",
+}
+
+
+def new_word(kind: str) -> Walker:
+    """What is syntax to our grammar and a plain function call to an older server, if it has such a function."""
+
+    def walker(p: Gather, body: Node, scope: Scope) -> Found:
+        name = _NEW_WORDS.get(kind) or _JSON_OPERATIONS.get(body.get("op", ""), "json_value")
+        index = p.use("function", "call", name, how=How.PERHAPS)
+        return frozenset({index}) | p.rest(body, scope)
+
+    return walker
+
+
+NEW_WORDS = {kind: new_word(kind) for kind in (*_NEW_WORDS, "JsonFuncExpr")}
 
 
 def operator(p: Gather, body: Node, scope: Scope) -> Found:

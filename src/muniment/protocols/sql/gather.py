@@ -47,6 +47,10 @@ class Range:
         hits = [found for column, found in self.columns if column is None or column == name]
         return frozenset().union(*hits) if hits else None
 
+    def has(self, name: str) -> bool:
+        """Whether it is certain that a derived table has a column of that name."""
+        return self.columns is not None and any(column == name for column, _ in self.columns)
+
 
 @dataclass(slots=True)
 class Scope:

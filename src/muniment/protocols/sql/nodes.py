@@ -22,14 +22,13 @@ PLAIN = words(
     """
     A_ArrayExpr A_Const A_Indices A_Star Alias BitString BoolExpr Boolean BooleanTest CaseExpr CaseWhen CoalesceExpr
     CollateClause ColumnDef CTECycleClause CTESearchClause CurrentOfExpr DefElem Float FunctionParameter
-    GroupingFunc GroupingSet IndexElem InferClause Integer IntList JsonAggConstructor JsonArgument JsonArrayAgg
-    JsonArrayConstructor JsonArrayQueryConstructor JsonBehavior JsonFormat JsonFuncExpr JsonIsPredicate JsonKeyValue
-    JsonObjectAgg JsonObjectConstructor JsonOutput JsonParseExpr JsonReturning JsonScalarExpr JsonSerializeExpr
-    JsonTableColumn JsonTablePathSpec JsonValueExpr List MergeSupportFunc MinMaxExpr MultiAssignRef NamedArgExpr
-    NullTest ObjectWithArgs ParamRef PartitionBoundSpec PartitionCmd PartitionElem PartitionRangeDatum PartitionSpec
-    RangeTableFuncCol ReplicaIdentityStmt ResTarget ReturnStmt RoleSpec RowExpr SetToDefault SQLValueFunction
-    StatsElem String TriggerTransition TypeCast TypeName VacuumRelation WindowDef XmlExpr XmlSerialize AccessPriv
-    AlterTableCmd ATAlterConstraint CreateOpClassItem PublicationObjSpec PublicationTable
+    GroupingFunc GroupingSet IndexElem InferClause Integer IntList JsonAggConstructor JsonArgument JsonBehavior
+    JsonFormat JsonIsPredicate JsonKeyValue JsonOutput JsonReturning JsonTableColumn JsonTablePathSpec JsonValueExpr
+    List MinMaxExpr MultiAssignRef NamedArgExpr NullTest ObjectWithArgs ParamRef PartitionBoundSpec PartitionCmd
+    PartitionElem PartitionRangeDatum PartitionSpec RangeTableFuncCol ReplicaIdentityStmt ResTarget ReturnStmt
+    RoleSpec RowExpr SetToDefault SQLValueFunction StatsElem String TriggerTransition TypeCast TypeName
+    VacuumRelation WindowDef XmlExpr XmlSerialize AccessPriv AlterTableCmd ATAlterConstraint CreateOpClassItem
+    PublicationObjSpec PublicationTable
     """
 )
 

@@ -30,6 +30,7 @@ _WALKERS: dict[str, Walker] = {
     "RangeVar": queries.loose,
     "Constraint": definitions.constraint,
     "TableLikeClause": definitions.like,
+    **functions.NEW_WORDS,
 }
 _HANDLERS = {**commands.HANDLERS, **definitions.HANDLERS}
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from muniment.protocols.sql import functions
 from muniment.protocols.sql.gather import NOTHING, STAR, Columns, Found, Gather, Range, Scope
 from muniment.protocols.sql.nodes import Node, strings
 from muniment.protocols.sql.reading import How
@@ -131,7 +132,9 @@ def _is(source: Range, names: list[str]) -> bool:
     """Whether `a`, `s.a` or `db.s.a` is this range."""
     if len(names) == 1:
         return source.name == names[0]
-    return source.relation == (names[-2], names[-1]) and source.name == names[-1]
+    if source.relation is None or source.name != names[-1] or source.relation[1] != names[-1]:
+        return False
+    return source.relation[0] in ("", names[-2])  # without a schema it may be that of the path
 
 
 def _name_of(value: Node) -> str | None:
@@ -206,7 +209,7 @@ def from_item(p: Gather, node: Node, scope: Scope) -> Found:
             derived = query(p, body.get("subquery", {}), Scope(scope))
             return _add(scope, body, Range("", None, derived.columns, derived.whole))
         if kind in ("RangeFunction", "RangeTableFunc", "JsonTable"):
-            whole = p.rest(body, scope, "alias")
+            whole = p.node(kind, body, scope) if kind == "JsonTable" else p.rest(body, scope, "alias")
             return _add(scope, body, Range(_function_name(body), None, None, whole))
         if kind == "RangeTableSample":
             return from_item(p, body.get("relation", {}), scope) | p.node(kind, body, scope)
@@ -338,12 +341,18 @@ def _qualified(p: Gather, names: list[str], scope: Scope) -> Found:
         for source in hits:
             if source.relation and not source.renamed:
                 p.fields[(*source.relation, name)] = None
-            elif source.columns is None or source.column(name) is None:
-                p.fields["", "", name] = None
+            elif not source.has(name):
+                _field(p, name, [])
             found |= source.column(name) or source.row
         return found
-    p.fields["", "", name] = None
+    _field(p, name, [])
     return frozenset({name, "*"})
+
+
+def _field(p: Gather, name: str, args: list[Node]) -> None:
+    """`x.name` is name(x) where x has no such column, whatever the function: `('/etc/passwd'::text).pg_read_file`."""
+    p.fields["", "", name] = None
+    functions.special(p, [name], args)
 
 
 def indirection(p: Gather, body: Node, scope: Scope) -> Found:
@@ -353,7 +362,7 @@ def indirection(p: Gather, body: Node, scope: Scope) -> Found:
         for name in strings([step]):
             p.columns.add(name)
             if name != "*":
-                p.fields["", "", name] = None
+                _field(p, name, [body.get("arg", {})])
                 found |= {name}
             elif not ("FuncCall" in body.get("arg", {}) or "A_Const" in body.get("arg", {})):
                 found |= STAR

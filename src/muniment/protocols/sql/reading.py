@@ -14,6 +14,7 @@ class How(Enum):
 
     RELATION = "relation"  # an existing relation: temporary ones, then the search path
     FUNCTION = "function"  # unqualified: it may be that of any schema of the path
+    PERHAPS = "perhaps"  # the same, but only where a schema that is not the server's own has one
     CREATE = "create"  # a new object: the first schema of the path that can hold one
     OBJECT = "object"  # an existing object of a kind that the catalog does not hold: any schema of the path
     FIXED = "fixed"  # the name stands for itself: settings, roles, databases, schemas, files ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muniment.protocols.sql.gather import Gather
+from muniment.protocols.sql.gather import NOTHING, Gather
 from muniment.protocols.sql.nodes import Node, words
 
 # Settings that change how a text is read, and the values under which our reading is the server's. They are pinned at
@@ -114,7 +114,8 @@ def _transaction_modes(p: Gather, name: str, args: list[Node]) -> None:
 
 
 def show(p: Gather, body: Node) -> None:
-    """SHOW."""
-    p.use("setting", "show", body.get("name", "").lower())
+    """SHOW: name, value and description for ALL, else the value alone."""
+    name = body.get("name", "").lower()
+    p.use("setting", "show", name)
     p.reads_only = True
-    p.answers(None)
+    p.answers(((None, NOTHING),) * (3 if name == "all" else 1))
