@@ -324,6 +324,7 @@ def test_all_problems_come_at_once_sorted_by_file_and_line() -> None:
         ("oidc: {issuer: github", "oidc: {issuer: gitlab", "there is no Issuer `gitlab`"),
         ("- apiKey: {maxAge: 90d}", "- existing: {user: x}", "`existing` is not in force"),
         ("- apiKey: {maxAge: 90d}", "- {}", "a login is one of `oidc` and `apiKey`"),
+        ("- apiKey: {maxAge: 90d}", "- {apiKey: {maxAge: 1d}, oidc: {issuer: github, match: {a: b}}}", "a login is"),
         ("- apiKey: {maxAge: 90d}", "- apiKey: {maxAge: 90 days}", "`maxAge` is not a duration"),
         ("interactive: false", "interactive: true", "`interactive: true` is not in force"),
         ("interactive: false", "interactive: nope", "`interactive` is yes or no"),
@@ -415,6 +416,9 @@ def test_a_broken_document_does_not_make_those_that_name_it_look_broken() -> Non
     assert len(changed("protocol: postgres", "protocol: mysql")) == 1
     assert len(changed("kind: ci-job", "kind: cron")) == 1
     assert len(changed("  url: https", "  - url: https")) == 1
+    text = GOOD.replace("to: {identity: nightly-report}", "to: {group: reporting}")
+    assert not problems(text)
+    assert len(problems(text.replace("kind: ci-job", "kind: cron"))) == 1
 
 
 def test_two_documents_with_one_name_are_a_problem_that_names_both_places() -> None:
@@ -503,6 +507,10 @@ def test_a_hold_behind_a_deny_never_fires() -> None:
     assert f"guard production-safety ({place}) denies all of this before" in said("Guard", "zz", hold)
     assert not problems(more("Guard", "zz", hold.replace("[table]", "[view]")))
     assert not problems(more("Guard", "zz", hold.replace("objects: [table], ", "")))
+    assert not problems(more("Guard", "zz", hold.replace("verbs: [drop], ", "")))
+    stock = "{protocol: postgres, address: 'h:1', roles: {r: {trust: true}}}"
+    elsewhere = more("Target", "stock", stock) + "---\n" + more("Guard", "zz", hold).split("---\n")[-1]
+    assert not problems(elsewhere.replace("{target: billing", "{target: stock"))
 
 
 def test_a_deny_behind_a_wider_one_never_fires_and_before_it_does() -> None:

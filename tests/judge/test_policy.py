@@ -385,6 +385,23 @@ def test_what_a_client_named_cannot_break_the_lines_of_a_message() -> None:
     assert found.message.isprintable() and len(found.message) < 300
 
 
+def test_a_guard_fits_what_could_be_what_it_names() -> None:
+    guard = Guard("b", Selector(), (GuardRule(frozenset({"select"}), resources=("public.salaries", "hr.*")),))
+    wide = grant("wide", "select", "*")
+    for name, kind in (("?.salaries", Deny), ("?.other", Deny), ("public.other", Allow), ("public.salaries", Deny)):
+        assert type(verdict(rules_of(wide, guard), act(f"select relation {name}"))) is kind
+    narrow = Guard("b", Selector(), (GuardRule(frozenset({"select"}), resources=("public.salaries",)),))
+    assert type(verdict(rules_of(wide, narrow), act("select relation ?.other"))) is Allow
+
+
+def test_of_two_guards_that_deny_the_first_by_name_is_the_one_that_speaks() -> None:
+    first, second = (Guard(name, Selector(), (GuardRule(frozenset({"drop"}), message=name),)) for name in ("a", "b"))
+    for parts in ((first, second), (second, first)):
+        found = verdict(rules_of(DROPS, *parts), act("drop table public.a"))
+        assert isinstance(found, Deny)
+        assert (found.rule, found.message) == ("a", "a")
+
+
 def test_a_hold_asks_the_people_it_names_about_what_is_asked() -> None:
     found = verdict(ALL, act("drop database scratch"))
     assert found == Hold("safety", "job asks to drop database scratch at billing", "dba", 2, 900, "drops")

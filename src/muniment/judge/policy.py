@@ -46,7 +46,7 @@ class _Line:
             return True
         name = touch.name
         if name in self.names:
-            return not name.startswith(globs.UNRESOLVED)
+            return True
         return self.match is not None and self.match(name) is not None and not name.startswith(globs.UNRESOLVED)
 
 
@@ -188,7 +188,7 @@ def judge(context: Context, action: Action) -> Verdict:
                     used = _with(used, line.grant)
                 break
         else:
-            if not (context._basics and permitted(context.target.protocol, touch)):
+            if not (context._basics and basics.permitted(context.target.protocol, "client", touch)):
                 return _ungranted(context, touch)
     if barred and (asked := context._holds.fitting(action)):
         return _held(context, asked, used)
@@ -198,11 +198,6 @@ def judge(context: Context, action: Action) -> Verdict:
 def _with(used: str, grant: str) -> str:
     """One more grant in the list of those that cover an exchange."""
     return grant if used == BASICS else ",".join(sorted({*used.split(","), grant}))
-
-
-def permitted(protocol: str, touch: Touch) -> bool:
-    """Whether the published list of basics has this touch; never where its name could not be resolved."""
-    return not touch.name.startswith(globs.UNRESOLVED) and basics.permitted(protocol, "client", touch)
 
 
 def kinds_of(objects: frozenset[str]) -> frozenset[str] | None:
