@@ -66,7 +66,7 @@ def test_the_quick_test_misses_nothing_that_a_detector_finds(
             assert scan.quick.may_hit(block, ALL)
             if kind == CARD:
                 assert scan.quick.card_by_byte(block)
-                assert scan.values.may_hold_card(block)
+                assert scan.quick.card_by_runs(block)
             if kind == SECRET:
                 assert scan.tokens.seen(block)
                 assert scan.quick.secret_by_byte(block)
@@ -87,10 +87,15 @@ def test_the_length_byte_before_a_value_hides_nothing(scan: SimpleNamespace, nam
 @given(st.text(alphabet="0123456789- .x", min_size=10, max_size=60))
 def test_numbers_of_every_shape_pass_the_quick_test_if_found(scan: SimpleNamespace, text: str) -> None:
     value = text.encode()
+    assert scan.quick.card_by_byte(row(value)) == scan.quick.card_by_runs(row(value))
     for kind in (CARD, SSN):
         if scan.values.find(value, kind):
             assert scan.quick.may_hit(row(b"1", value), kind)
             assert scan.quick.may_hit(row(value, None), ALL)
+            assert (
+                scan.quick.card_by_byte(row(value)) == scan.quick.card_by_runs(row(value)) == (kind == CARD)
+                or kind == SSN
+            )
 
 
 @settings(max_examples=150, deadline=None)

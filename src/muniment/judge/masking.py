@@ -16,6 +16,7 @@ from muniment.model.rules import Mask
 from muniment.model.verdict import RowPlan
 from muniment.scan import values
 from muniment.scan.quick import may_hit
+from muniment.scan.rows import Constant
 
 # Types by PostgreSQL's own ids (pg_type.dat); ids are for ever.
 BYTEA, JSON, JSONB = 17, 114, 3802
@@ -50,12 +51,12 @@ def masks_for(
     rules = tuple((name, patterns) for mask in masks for name, patterns in mask.columns if patterns)
     if not bits and not rules:
         return None
-    shows: dict[str, str] = {}
+    modes: dict[str, str] = {}
     for mask in masks:
         for name, mode in mask.show:
-            shows[name] = min(mode, shows.get(name, mode), key=_strictness)
+            modes[name] = min(mode, modes.get(name, mode), key=_strictness)
     earlier = previous.protected if previous is not None and previous.masks == masks else None
-    return TargetMasks(masks, bits, shows, Protected.find(rules, catalog, earlier), key)
+    return TargetMasks(masks, bits, modes, Protected.find(rules, catalog, earlier), key)
 
 
 def _strictness(mode: str) -> int:
@@ -65,13 +66,14 @@ def _strictness(mode: str) -> int:
 class TargetMasks:
     """The masks of one target; implements `model.verdict.Masks`. Immutable, and shared by the target's sessions."""
 
-    __slots__ = ("_bits", "_key", "_shows", "masks", "protected")
+    __slots__ = ("_bits", "_key", "_modes", "_shows", "masks", "protected")
 
-    def __init__(self, masks: tuple[Mask, ...], bits: int, shows: dict[str, str], protected: Protected, key: bytes):
+    def __init__(self, masks: tuple[Mask, ...], bits: int, modes: dict[str, str], protected: Protected, key: bytes):
         self.masks = masks
         self.protected = protected
         self._bits = bits
-        self._shows = shows
+        self._modes = modes
+        self._shows = {name: shapes.shape(modes.get(name, REDACT), name, key) for name in detect.CLASSES}
         self._key = key
 
     @property
@@ -176,14 +178,18 @@ class TargetMasks:
     def _whole(self, column: Column, rule: Rule, counts: dict[str, int]) -> Masker:
         """Mask every value of the column, whatever it is."""
         name = rule.name
-        mode = rule.mode or self._shows.get(name, REDACT)
+        mode = rule.mode or self._modes.get(name, REDACT)
         json = column.type in (JSON, JSONB)
         if mode == "null" or not (json or column.type in TEXTS):
-            return partial(_null, name, counts)
+            return Constant(None, name, counts)
         show = shapes.shape(mode, name, self._key)
         if json:
             head = b"\x01" if column.type == JSONB and column.binary else b""
-            return partial(_whole_json, name, counts, head, REDACTED_JSON if mode != "pseudonym" else None, show)
+            if mode != "pseudonym":
+                return Constant(head + REDACTED_JSON, name, counts)
+            return partial(_whole_json, name, counts, head, show)
+        if show is shapes.redact:
+            return Constant(shapes.REDACTED, name, counts)
         return partial(_shown, name, counts, show)
 
     def _detector(self, column: Column, counts: dict[str, int]) -> tuple[Masker | None, bool]:
@@ -219,13 +225,13 @@ class TargetMasks:
         for start, end, kind in hits:
             name = detect.NAME_OF[kind]
             counts[name] = counts.get(name, 0) + 1
-            spans.append((start, end, shapes.shape(self._shows.get(name, REDACT), name, self._key)))
+            spans.append((start, end, self._shows[name]))
         return spans
 
     def _nulls(self, value: bytes, hits: list[tuple[int, int, int]]) -> bool:
         """Whether the hit is the whole value and its class is shown as NULL."""
         start, end, kind = hits[0]
-        return end - start == len(value) and self._shows.get(detect.NAME_OF[kind]) == "null"
+        return end - start == len(value) and self._modes.get(detect.NAME_OF[kind]) == "null"
 
     def _in_text(self, counts: dict[str, int], ssn: bool, value: bytes) -> bytes | None:
         hits = values.find(value, self._bits)
@@ -301,8 +307,6 @@ def _shown(name: str, counts: dict[str, int], show: shapes.Show, value: bytes) -
     return show(value)
 
 
-def _whole_json(
-    name: str, counts: dict[str, int], head: bytes, constant: bytes | None, show: shapes.Show, value: bytes
-) -> bytes:
+def _whole_json(name: str, counts: dict[str, int], head: bytes, show: shapes.Show, value: bytes) -> bytes:
     counts[name] = counts.get(name, 0) + 1
-    return head + (constant if constant is not None else shapes.json_string(show(value[len(head) :])))
+    return head + shapes.json_string(show(value[len(head) :]))

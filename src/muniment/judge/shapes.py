@@ -18,6 +18,7 @@ MODES = ("null", "redact", "pseudonym", "last4", "first6-last4")
 
 _DIGIT_CLASSES = frozenset({"card_number", "us_ssn"})
 _LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")  # no digits, so that no detector hits in it
+_STARS = bytes(42 if 48 <= byte <= 57 else byte for byte in range(256))
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _ESCAPES = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _NUMBER_BYTES = b"0123456789+-.eE"
@@ -33,29 +34,44 @@ def shape(mode: str, name: str, key: bytes) -> Show:
         return first6_last4
     if mode == "pseudonym":
         return lambda value: pseudonym(value, name, key)
-    return lambda value: REDACTED
+    return redact
+
+
+def redact(value: bytes) -> bytes:
+    """Nothing of the value."""
+    return REDACTED
 
 
 def last4(value: bytes) -> bytes:
     """Stars but for the last four letters or digits; redacted when there are fewer than nine."""
-    return _starred(value, 0, 9)
+    text = value.decode("utf-8", "surrogateescape")
+    places = [index for index, char in enumerate(text) if char.isalnum()]
+    if len(places) < 9:
+        return REDACTED
+    kept = set(places[-4:])
+    shown = "".join(c if index in kept or c in " -" else "*" for index, c in enumerate(text))
+    return shown.encode("utf-8", "surrogateescape")
 
 
 def first6_last4(value: bytes) -> bytes:
     """Stars but for the first six and last four digits, as PCI DSS 3.4.1 lets a card be shown; else redacted."""
-    if any(byte not in b"0123456789 -" for byte in value):
+    digits = value.translate(None, b" -")
+    if not digits.isdigit() or len(digits) < 13:
         return REDACTED
-    return _starred(value, 6, 13)
+    start, end = 6, len(value) - 4
+    if len(digits) < len(value):
+        start = _behind(value, range(len(value)), 6)
+        end = len(value) - _behind(value, range(len(value) - 1, -1, -1), 4)
+    return value[:start] + value[start:end].translate(_STARS) + value[end:]
 
 
-def _starred(value: bytes, first: int, least: int) -> bytes:
-    text = value.decode("utf-8", "surrogateescape")
-    places = [index for index, char in enumerate(text) if char.isalnum()]
-    if len(places) < least:
-        return REDACTED
-    kept = set(places[:first] + places[-4:])
-    shown = "".join(c if index in kept or c in " -" else "*" for index, c in enumerate(text))
-    return shown.encode("utf-8", "surrogateescape")
+def _behind(value: bytes, places: range, count: int) -> int:
+    """How many bytes hold the first `count` digits, in the order of the places."""
+    for step, place in enumerate(places, 1):
+        count -= value[place] not in b" -"
+        if not count:
+            return step
+    return len(value)
 
 
 def pseudonym(value: bytes, name: str, key: bytes) -> bytes:

@@ -10,6 +10,6 @@ cpdef tuple skip_rows(bytes data, long long pos)
 
 @cython.locals(
     end=cython.longlong, width=cython.longlong, changed=cython.longlong, kept=cython.longlong, pos=cython.longlong,
-    size=cython.longlong, stop=cython.longlong, start=cython.longlong, grown=cython.longlong, head=cython.longlong,
-    column=cython.longlong, pieces=list, value=bytes)
+    size=cython.longlong, stop=cython.longlong, start=cython.longlong, length=cython.longlong, place=cython.longlong,
+    column=cython.longlong, pieces=list, frames=list, tally=list, heads=dict, value=bytes, frame=bytes, head=bytes)
 cpdef tuple rewrite_rows(bytes block, tuple maskers)

@@ -17,6 +17,32 @@ NULL = 0xFFFFFFFF  # -1, read unsigned
 Masker = Callable[[bytes], bytes | None]
 
 
+class Constant:
+    """A masker that shows the same for every value. `rewrite_rows` knows it and need not call it.
+
+    shown: None for NULL; counts: where values are counted under `name`.
+    """
+
+    __slots__ = ("counts", "name", "shown")
+
+    def __init__(self, shown: bytes | None, name: str, counts: dict[str, int]) -> None:
+        self.shown = shown
+        self.name = name
+        self.counts = counts
+
+    def __call__(self, value: bytes) -> bytes | None:
+        self.counts[self.name] = self.counts.get(self.name, 0) + 1
+        return self.shown
+
+
+def _framed(masker: Masker | None) -> bytes | None:
+    """What stands in a row in the place of every value that a `Constant` masks: a length and the bytes."""
+    if not isinstance(masker, Constant):
+        return None
+    shown = masker.shown
+    return b"\xff\xff\xff\xff" if shown is None else len(shown).to_bytes(4, "big") + shown
+
+
 def skip_rows(data: bytes, pos: int) -> tuple[int, int]:
     """Step over whole DataRow frames. Returns (rows, position of the first other or partial frame).
 
@@ -46,9 +72,12 @@ def rewrite_rows(block: bytes, maskers: tuple[Masker | None, ...]) -> tuple[byte
     """
     end = len(block)
     width = len(maskers)
+    frames = [_framed(masker) for masker in maskers]
+    tally = [0] * width  # values masked by a constant
+    heads: dict[int, bytes] = {}  # most rows are as long as some other
     pieces: list[bytes] = []
     changed = 0
-    head = 0  # where in `pieces` the head of the row at hand is
+    place = 0  # where in `pieces` the head of the row at hand is
     kept = 0  # what lies before is in `pieces`
     pos = 0
     while pos < end:
@@ -62,7 +91,7 @@ def rewrite_rows(block: bytes, maskers: tuple[Masker | None, ...]) -> tuple[byte
         if block[pos + 5] << 8 | block[pos + 6] != width:
             raise ValueError("a row has another number of columns than its description")
         start = pos
-        grown = 0  # by how much this row's length changes
+        length = size  # of the row as it is shown
         pos += 7
         for column in range(width):
             if stop - pos < 4:
@@ -76,29 +105,38 @@ def rewrite_rows(block: bytes, maskers: tuple[Masker | None, ...]) -> tuple[byte
                 raise ValueError("a value is longer than its row")
             masker = maskers[column]
             if masker is not None:
-                value = block[pos : pos + size]
-                shown = masker(value)
-                if shown is not value and shown != value:
-                    if kept <= start:  # the row's first change: its head comes again when its new length is known
-                        pieces.append(block[kept:start])
-                        head = len(pieces)
-                        pieces.append(b"")
-                        kept = start + 5
-                    pieces.append(block[kept : pos - 4])
-                    if shown is None:
-                        pieces.append(b"\xff\xff\xff\xff")
-                        grown -= size
-                    else:
-                        pieces.append(len(shown).to_bytes(4, "big"))
-                        pieces.append(shown)
-                        grown += len(shown) - size
-                    kept = pos + size
-                    changed += 1
+                frame = frames[column]
+                if frame is not None:
+                    tally[column] += 1
+                else:
+                    value = block[pos : pos + size]
+                    shown = masker(value)
+                    if shown is value or shown == value:
+                        pos += size
+                        continue
+                    frame = b"\xff\xff\xff\xff" if shown is None else len(shown).to_bytes(4, "big") + shown
+                if kept <= start:  # the row's first change: its head comes again when its new length is known
+                    pieces.append(block[kept:start])
+                    place = len(pieces)
+                    pieces.append(b"")
+                    kept = start + 5
+                pieces.append(block[kept : pos - 4])
+                pieces.append(frame)
+                length += len(frame) - 4 - size
+                kept = pos + size
+                changed += 1
             pos += size
         if pos != stop:
             raise ValueError("a row is longer than its columns")
         if kept > start:
-            pieces[head] = b"D" + (stop - start - 1 + grown).to_bytes(4, "big")
+            head = heads.get(length)
+            if head is None:
+                head = heads[length] = b"D" + length.to_bytes(4, "big")
+            pieces[place] = head
+    for column in range(width):
+        if tally[column]:
+            constant = maskers[column]
+            constant.counts[constant.name] = constant.counts.get(constant.name, 0) + tally[column]  # type: ignore[union-attr]
     if not changed:
         return block, 0
     pieces.append(block[kept:])

@@ -73,7 +73,7 @@ _PREFIX = re.compile(
     rb"|hooks\.slack\.com|AIza|ya29\.|GOCSPX-|pypi-A|SG\.|hv[sbr]\.|dapi|AGE-SECRET-KEY-1|eyJ|sk-"
 )
 _NAMES = re.compile(rb"secret|token|pass|pwd|credential|bearer|auth|key", re.IGNORECASE)
-_NAME_REACH = 96  # bytes from the beginning of the longest name to its value
+NAME_REACH = 96  # bytes from the beginning of the longest name to its value
 
 
 def seen(block: bytes) -> bool:
@@ -84,9 +84,6 @@ def seen(block: bytes) -> bool:
         return False
     if marked(block):
         return True
-    if b"bearer" in block.lower():
-        return True
-    assigns = b"a=" in block.translate(_ASSIGNS, BETWEEN)
     while at >= 0:
         end = shape.find(b" ", at + SHORTEST_VALUE)
         if end < 0:
@@ -94,10 +91,23 @@ def seen(block: bytes) -> bool:
         # A hash, UUID, number or time is not looked at any closer
         if end - at >= SHORTEST_TOKEN and len(block[at:end].translate(None, DULL)) > 1 and prefixed(block, at, end):
             return True
-        if assigns and _NAMES.search(block, max(0, at - _NAME_REACH), end) is not None:
+        before = max(0, at - NAME_REACH)
+        if _assigns(block[before:end]) and names_secret(block, before, end):
             return True
         at = shape.find(_VALUE_RUN, end)
     return False
+
+
+def _assigns(window: bytes) -> bool:
+    """Whether a word is followed by = or :, or is `bearer`."""
+    if (b"=" in window or b":" in window) and b"a=" in window.translate(_ASSIGNS, BETWEEN):
+        return True
+    return b"bearer" in window.lower()
+
+
+def names_secret(block: bytes, start: int, end: int) -> bool:
+    """Whether anything there is called like a secret."""
+    return _NAMES.search(block, start, end) is not None
 
 
 def marked(block: bytes) -> bool:

@@ -17,7 +17,7 @@ cpdef bint is_card(bytes digits)
 @cython.locals(start=cython.Py_ssize_t, end=cython.Py_ssize_t, hits=list, groups=list, first=cython.Py_ssize_t,
                taken=cython.Py_ssize_t, count=cython.Py_ssize_t, begin=cython.Py_ssize_t, finish=cython.Py_ssize_t,
                digits=bytes, sizes=tuple)
-cdef list _cards(bytes value)
+cpdef list cards(bytes value)
 
 @cython.locals(before=bytes, after=bytes, fraction=bytes)
 cdef bint _stands_alone(bytes value, Py_ssize_t start, Py_ssize_t end)

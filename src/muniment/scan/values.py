@@ -30,6 +30,7 @@ _SSN_SHAPE = b"000-00-0000"
 _RUN = re.compile(rb"[0-9](?:[ -]?[0-9]){12,}+")
 _GROUP = re.compile(rb"[0-9]+")
 _PAIRS = re.compile(rb"(?:[0-9]{2}[ -])+[0-9]{2}")  # a machine's address, not a card
+UUID = re.compile(rb"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}")
 _SSN = re.compile(rb"(?<![0-9])(?<![0-9][-.])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![0-9])(?!-[0-9])")
 # How cards are written: the window that is looked for inside a longer run of groups.
 _GROUPINGS = frozenset(
@@ -69,7 +70,7 @@ def find(value: bytes, kinds: int = ALL) -> list[tuple[int, int, int]]:
     if kinds & EMAIL and b"@" in value:
         hits += [(start, end, EMAIL) for start, end in _emails(value)]
     if kinds & CARD and size >= 13 and may_hold_card(value):
-        hits += [(start, end, CARD) for start, end in _cards(value)]
+        hits += [(start, end, CARD) for start, end in cards(value)]
     if kinds & SSN and size >= 11 and may_hold_ssn(value):
         hits += [(match.start(), match.end(), SSN) for match in _SSN.finditer(value)]
     return _apart(hits) if len(hits) > 1 else hits
@@ -135,7 +136,7 @@ def is_card(digits: bytes) -> bool:
     return issued(digits) and luhn(digits)
 
 
-def _cards(value: bytes) -> list[tuple[int, int]]:
+def cards(value: bytes) -> list[tuple[int, int]]:
     """Card numbers, also several in one value and beside other numbers."""
     hits: list[tuple[int, int]] = []
     for match in _RUN.finditer(value):
@@ -179,11 +180,21 @@ def _stands_alone(value: bytes, start: int, end: int) -> bool:
             return False
     if before[-1:].isalpha() or after[:1].isalpha():
         return not _in_hash(value, start, end)
-    return True
+    return not (before.endswith(b"-") or after.startswith(b"-")) or not _in_uuid(value, start, end)
+
+
+def _in_uuid(value: bytes, start: int, end: int) -> bool:
+    """Whether the span lies in a UUID."""
+    for match in UUID.finditer(value, max(0, start - 36), end + 36):
+        if match.start() <= start and end <= match.end():
+            return True
+    return False
 
 
 def _in_hash(value: bytes, start: int, end: int) -> bool:
-    """Whether the word around the span is a long hexadecimal one."""
+    """Whether the word around the span is a UUID or a long hexadecimal one."""
+    if _in_uuid(value, start, end):
+        return True
     left = value[max(0, start - 128) : start]
     right = value[end : end + 128]
     word = left[len(left.rstrip(_ALNUM)) :] + value[start:end] + right[: len(right) - len(right.lstrip(_ALNUM))]
