@@ -23,28 +23,10 @@ CODECS = {"UTF8": "utf-8", "UNICODE": "utf-8", "SQL_ASCII": "ascii"} | {
     f"LATIN{n}": f"iso8859-{part}" for n, part in enumerate((1, 2, 3, 4, 9, 10, 13, 14, 15, 16), 1)
 }  # client_encoding -> how its texts are read; under SQL_ASCII a byte that is no ASCII makes a text unreadable
 STARTUP = frozenset(
-    {
-        "application_name",
-        "client_encoding",
-        "datestyle",
-        "timezone",
-        "extra_float_digits",
-        "intervalstyle",
-        "bytea_output",
-        "search_path",
-        "statement_timeout",
-        "lock_timeout",
-        "idle_in_transaction_session_timeout",
-        "idle_session_timeout",
-        "client_min_messages",
-        "jit",
-        "geqo",
-        "default_transaction_isolation",
-        "default_transaction_read_only",
-        "default_transaction_deferrable",
-        "standard_conforming_strings",
-        "work_mem",
-    }
+    """application_name client_encoding datestyle timezone extra_float_digits intervalstyle bytea_output search_path
+    statement_timeout lock_timeout idle_in_transaction_session_timeout idle_session_timeout client_min_messages jit
+    geqo default_transaction_isolation default_transaction_read_only default_transaction_deferrable
+    standard_conforming_strings work_mem""".split()
 )
 
 
