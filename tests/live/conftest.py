@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import missing
-from tests.live import servers
+from tests.live import gateway as gateway_process
+from tests.live import rules, servers
 from tests.live.servers import Bouncer, Build, Cluster, Missing
 
 
@@ -54,3 +56,23 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
     """Each of the two PostgreSQL versions in turn."""
     found: Cluster = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file ROLE.secret for each of the target's logins."""
+    folder = tmp_path_factory.mktemp("secrets")
+    for role in servers.PASSWORDS:
+        gateway_process.secret_file(folder, role)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gateway(
+    debian: Cluster, secrets: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[gateway_process.Gateway]:
+    """The real gateway before Debian's PostgreSQL under `rules.world`. A test that changes rules starts its own."""
+    with gateway_process.made(tmp_path_factory.mktemp("gateway"), "grace", "ada", "hana") as made:
+        made.start()
+        made.apply(rules.world(made.issuer.url, debian, secrets, made.people))
+        yield made

@@ -261,10 +261,15 @@ def run_psql(conninfo: str, *arguments: str, stdin: str = "", timeout_s: float =
 
 
 def psql(
-    conninfo: str, *arguments: str, stdin: str = "", timeout_s: float = 60, password: str | None = None
+    conninfo: str,
+    *arguments: str,
+    stdin: str = "",
+    timeout_s: float = 60,
+    password: str | None = None,
+    program: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the machine's real psql and return the completed process, whatever became of it."""
-    program = shutil.which("psql")
+    """Run the machine's real psql, or the one named, and return the completed process, whatever became of it."""
+    program = program or shutil.which("psql")
     if program is None:
         raise Missing("psql is not installed: apt-get install postgresql-client")
     return subprocess.run(
