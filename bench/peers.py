@@ -96,7 +96,7 @@ SETTINGS = """\
 deployment: bench.example.org
 store: {store}
 manifests: {manifests}
-listen: {{api: "unix:{store}/api.sock", allow_plaintext_loopback: true}}
+listen: {{api: "unix:{store}/api.sock", allowPlaintextLoopback: true}}
 """
 
 
