@@ -80,9 +80,7 @@ def _rename(p: Gather, body: Node) -> None:
     objtype, new = body.get("renameType", ""), body.get("newname", "")
     var = body.get("relation")
     if var is None:
-        target(p, objtype, "alter", body.get("object", {}))
-        how = How.FIXED if "String" in body.get("object", {}) else How.CREATE
-        p.use(KINDS.get(objtype, "object"), "create", new, how=how)
+        _rename_object(p, objtype, body, new)
         return
     kind = KINDS.get(objtype, "")
     if kind in RELATIONS or kind == "index":
@@ -98,6 +96,20 @@ def _rename(p: Gather, body: Node) -> None:
         p.relation(kind, "create", var, how=How.CHILD, sub=new)
     else:
         p.refuse("a form of RENAME that is not read")
+
+
+def _rename_object(p: Gather, objtype: str, body: Node, new: str) -> None:
+    kind, node = KINDS.get(objtype, "object"), body.get("object")
+    if node is None:
+        p.use(kind, "alter", body.get("subname", ""))
+        p.use(kind, "create", new)
+        return
+    target(p, objtype, "alter", node)
+    if "String" in node:
+        p.use(kind, "create", new)
+        return
+    lists = node.get("ObjectWithArgs", {}).get("objname") or node.get("List", {}).get("items")
+    p.named(kind, "create", [*strings(lists)[:-1], new])
 
 
 def _parts(var: Node) -> list[str]:
