@@ -30,8 +30,7 @@ from muniment.judge.settings import Settings, read_settings
 from muniment.model.entries import Heartbeat, InstanceFail, InstanceStart, InstanceStop
 from muniment.model.errors import ConfigError, Unavailable
 from muniment.model.rules import Rules
-from muniment.protocols.sql import literals
-from muniment.protocols.sql.postgres import READER
+from muniment.protocols.languages import POSTGRES
 from muniment.services.access import Access, ApiKeys, Logins
 from muniment.services.approvals import Approvals
 from muniment.services.evidence import Evidence
@@ -132,8 +131,8 @@ class Gateway:
             self.database, self.journal, lambda: self.registry.current, deployment=settings.deployment, now_us=now_us
         )
         self.gate = Gate(
-            self.journal, self.reader, lambda: self.registry.current, self.approvals, redact=literals.redact,
-            reader_version=READER, pseudonym_key=self.keys.pseudonym_key(), now_us=now_us, spawn=tasks.spawn,
+            self.journal, self.reader, lambda: self.registry.current, self.approvals, redact=POSTGRES.redact,
+            reader_version=POSTGRES.reader, pseudonym_key=self.keys.pseudonym_key(), now_us=now_us, spawn=tasks.spawn,
         )  # fmt: skip
         self.logins = Logins(self.database)
         self.access = Access(

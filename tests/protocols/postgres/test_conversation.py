@@ -8,20 +8,15 @@ import pytest
 
 from muniment.judge.masking import masks_for
 from muniment.model.errors import ProtocolError
-from muniment.model.exchange import Action, Catalog, Outcome, Phase, Relation, Statement, Touch
+from muniment.model.exchange import Action, Catalog, Outcome, Phase, Statement, Touch
 from muniment.model.rules import Mask, Selector
 from muniment.model.verdict import Allow, Deny, Masks, Verdict
 from muniment.protocols.postgres import frames
+from tests.kit.cases import CARD, CATALOG, READY, described, masks, row, tag
 from tests.kit.table import HARMLESS, Table, allow_masked, deny, hold
 
-READY = b"Z\0\0\0\x05I"
 IN_TRANSACTION = b"Z\0\0\0\x05T"
 GONE = frames.error("34000", 'portal "muniment:1" does not exist')
-CUSTOMERS = Relation(20000, "public", "customers", "r", ((1, "id"), (2, "card_number"), (3, "note")))
-CATALOG = Catalog(
-    "db", 1, 0, {("public", "customers"): CUSTOMERS}, {20000: CUSTOMERS}, {}, {}
-)  # fmt: skip
-CARD = b"4111111111111111"
 
 
 def query(text: str) -> bytes:
@@ -37,31 +32,6 @@ def bind(portal: str, name: str, *values: bytes) -> bytes:
     return frames.frame(
         b"B", portal.encode() + b"\0" + name.encode() + b"\0" + struct.pack("!hh", 0, len(values)) + body + b"\0\0"
     )
-
-
-def described(*columns: tuple[str, int, int, int]) -> bytes:
-    body = struct.pack("!h", len(columns))
-    for name, table, number, kind in columns:
-        body += name.encode() + b"\0" + struct.pack("!ihihih", table, number, kind, -1, -1, 0)
-    return frames.frame(b"T", body)
-
-
-def row(*values: bytes | None) -> bytes:
-    body = struct.pack("!h", len(values))
-    for value in values:
-        body += struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value
-    return frames.frame(b"D", body)
-
-
-def tag(text: str) -> bytes:
-    return frames.frame(b"C", text.encode() + b"\0")
-
-
-def masks() -> Masks:
-    mask = Mask("m", Selector(), (("card_number", ("public.customers.card_number",)),), ("card_number",))
-    made = masks_for([mask], CATALOG, b"k" * 32)
-    assert made is not None
-    return made
 
 
 def kinds(data: bytes) -> str:
@@ -306,28 +276,10 @@ def test_names_of_the_gateway_are_refused_to_clients() -> None:
             Table().client(message)
 
 
-def test_unknown_and_oversize_messages_are_refused_before_they_are_whole() -> None:
-    for message in (b"?", b"p", b"Q\x7f\xff\xff\xff", b"Q\0\0\0\3", b"W\0\0\0\x04"):
-        with pytest.raises(ProtocolError):
-            Table().client(message)
-
-
 def test_replies_that_nothing_asked_for_are_refused() -> None:
     for message in (row(b"x"), tag("SELECT 1"), b"1\0\0\0\x04", b"2\0\0\0\x04", b"3\0\0\0\x04", b"n\0\0\0\x04", READY):
         with pytest.raises(ProtocolError):
             Table().target(message)
-
-
-def test_a_client_that_sends_without_end_while_held_is_not_read_beyond_a_bound() -> None:
-    table = Table(hold("DROP"))
-    table.client(query("DROP DATABASE x"))
-    chunk = query("SELECT '" + "x" * 60_000 + "'") * 16
-    sent = 0
-    while not table.talk.full:
-        table.client(chunk)
-        sent += len(chunk)
-        assert sent < 32 << 20
-    assert table.to_target == b""
 
 
 def test_a_hang_up_withdraws_what_waits_and_leaves_what_runs_unknown() -> None:
