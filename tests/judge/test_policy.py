@@ -376,7 +376,7 @@ def test_a_guards_own_message_is_what_the_client_reads_first() -> None:
     assert "delete public.a" in found.detail
     unsaid = verdict(ALL, act("drop table public.a"))
     assert isinstance(unsaid, Deny)
-    assert unsaid.message == "drop table public.a is not let through at billing by guard safety"
+    assert unsaid.message == "guard safety does not let through at billing: drop table public.a"
 
 
 def test_what_a_client_named_cannot_break_the_lines_of_a_message() -> None:

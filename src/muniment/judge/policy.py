@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from muniment.judge import basics, globs
+from muniment.judge import basics, globs, words
 from muniment.model.exchange import Action, Touch
 from muniment.model.identity import Provenance
 from muniment.model.rules import ApiKeyLogin, Grant, Guard, GuardRule, OidcLogin, Rules, Selector, Target, selects
@@ -22,7 +22,6 @@ NO_GRANT = "no-grant"
 CONFLICT = "hold-conflict"
 BASICS = "basics"
 RESERVED = frozenset({INCOMPLETE, NO_GRANT, CONFLICT, BASICS})
-MAX_SHOWN_CHARS = 200
 
 Matcher = Callable[[str], object]
 
@@ -167,7 +166,7 @@ def judge(context: Context, action: Action) -> Verdict:
     needed. Cost: a few microseconds.
     """
     if not action.complete:
-        return _unread(context, action)
+        return words.unread(INCOMPLETE, context.identity, context.target.name, action)
     touches = action.touches
     barred = context._always
     for touch in touches:
@@ -176,7 +175,7 @@ def judge(context: Context, action: Action) -> Verdict:
             break
     if barred:
         for bar, hit in context._denies.fitting(action):
-            return _refused(context, bar, hit)
+            return words.barred(context.target.name, bar.guard, bar.rule, hit)
     if not context.grants:
         return _ungranted(context, touches[0] if touches else None)
     used = BASICS
@@ -198,6 +197,11 @@ def judge(context: Context, action: Action) -> Verdict:
 def _with(used: str, grant: str) -> str:
     """One more grant in the list of those that cover an exchange."""
     return grant if used == BASICS else ",".join(sorted({*used.split(","), grant}))
+
+
+def _ungranted(context: Context, touch: Touch | None) -> Deny:
+    names = [grant.name for grant in context.grants]
+    return words.ungranted(NO_GRANT, context.identity, context.target.name, names, touch)
 
 
 def kinds_of(objects: frozenset[str]) -> frozenset[str] | None:
@@ -236,92 +240,21 @@ def _bars(lines: Iterable[tuple[str, GuardRule]]) -> _Bars:
     return _Bars(by_verb, tuple(any_verb), tuple(by_trait))
 
 
-# ---- what people are told
-
-
-def _shown(text: str) -> str:
-    """A name or text as it may stand in a message: printable and bounded."""
-    clean = "".join(c if c.isprintable() else "?" for c in text[: MAX_SHOWN_CHARS + 1])
-    return clean if len(clean) <= MAX_SHOWN_CHARS else clean[:MAX_SHOWN_CHARS] + "..."
-
-
-def _asked(touch: Touch) -> str:
-    kind = "" if touch.kind in ("relation", "function", "transaction") else f"{touch.kind} "
-    return _shown(f"{touch.verb} {kind}{touch.name}".rstrip())
-
-
-def _unread(context: Context, action: Action) -> Deny:
-    why = _shown(action.why) or "it does something that cannot be told from its text"
-    return Deny(
-        INCOMPLETE,
-        f"the statement cannot be read with certainty: {why}",
-        hint="Write one plain statement at a time and name relations with their schema; what cannot be read is never"
-        " inside a grant.",
-        detail=f"identity {context.identity}, target {context.target.name}",
-    )
-
-
-def _refused(context: Context, bar: _Bar, touch: Touch | None) -> Deny:
-    what = _asked(touch) if touch else "a statement that is " + ", ".join(sorted(bar.rule.traits))
-    return Deny(
-        bar.guard,
-        bar.rule.message or f"{what} is not let through at {context.target.name} by guard {bar.guard}",
-        hint=f"A guard stands over every grant: no Grant can allow this. Ask whoever keeps Guard/{bar.guard}.",
-        detail=f"guard {bar.guard} denies {_words(bar.rule)} at {context.target.name}; asked for: {what}",
-    )
-
-
-def _ungranted(context: Context, touch: Touch | None) -> Deny:
-    who, where = context.identity, context.target.name
-    if touch is None:
-        what, wish = "any statement", "a Grant"
-    elif touch.kind in ("relation", "function"):
-        what, wish = f"verb {touch.verb} on {_shown(touch.name)}", f"a Grant with `{touch.verb}` on it"
-    else:
-        what, wish = f"verb {touch.verb} on {touch.kind} {_shown(touch.name)}", f"a Grant with `{touch.verb}` on it"
-    names = ", ".join(grant.name for grant in context.grants)
-    return Deny(
-        NO_GRANT,
-        f"{what} is not granted to {who} at {where}",
-        hint=f"Ask the owner of target {where} for {wish}; see `muniment grants list --identity {who}`.",
-        detail=f"grants in force here: {names or 'none'}",
-    )
-
-
 def _held(context: Context, asked: list[tuple[_Bar, Touch | None]], grant: str) -> Hold | Deny:
     """All holds that fit as one question: the most people, the shortest time. Different groups cannot be one question,
     and choosing one would let the other's rule be passed by: that is refused."""
-    names = ",".join(sorted({bar.guard for bar, _ in asked}))
-    groups = sorted({bar.rule.approvers for bar, _ in asked})
+    rules = [(bar.guard, bar.rule) for bar, _ in asked]
+    groups = sorted({rule.approvers for _, rule in rules})
     if len(groups) > 1:
-        return Deny(
-            CONFLICT,
-            f"guards {names} each want another group of approvers: {', '.join(groups)}",
-            hint="Ask for it in separate statements, or let the guards name one group.",
-            detail="; ".join(f"guard {bar.guard} holds {_words(bar.rule)}" for bar, _ in asked),
-        )
-    first, touch = asked[0]
-    what = _asked(touch) if touch else "a statement that is " + ", ".join(sorted(first.rule.traits))
-    question = f"{context.identity} asks to {what} at {context.target.name}"
-    messages = list(dict.fromkeys(bar.rule.message for bar, _ in asked if bar.rule.message))
+        return words.conflict(CONFLICT, rules, groups)
     return Hold(
-        names,
-        ". ".join([question, *messages]),
+        ",".join(sorted({guard for guard, _ in rules})),
+        words.question(context.identity, context.target.name, asked[0][1], [rule for _, rule in rules]),
         groups[0],
-        max(bar.rule.count for bar, _ in asked),
-        min(bar.rule.within_s for bar, _ in asked),
+        max(rule.count for _, rule in rules),
+        min(rule.within_s for _, rule in rules),
         grant,
     )
-
-
-def _words(rule: GuardRule) -> str:
-    """A guard's line in words."""
-    words = ", ".join(sorted(rule.verbs)) or "everything"
-    if rule.objects:
-        words += " of " + ", ".join(sorted(rule.objects))
-    if rule.resources:
-        words += " on " + ", ".join(rule.resources)
-    return words + (" that is " + " or ".join(sorted(rule.traits)) if rule.traits else "")
 
 
 # ---- the rules as a whole
@@ -382,7 +315,7 @@ def still_allowed(
     if provenance is not None and not _proves(rules, identity.logins, provenance):
         return f"the login by {provenance.method} is no longer one of identity {identity_name}"
     if not context(rules, identity_name, groups, target, database, now_us, role).grants:
-        return f"no grant in force lets {identity_name} use database {_shown(database)} at {target_name} as {role}"
+        return f"no grant in force lets {identity_name} use database {words.shown(database)} at {target_name} as {role}"
     return ""
 
 
