@@ -124,3 +124,22 @@ def test_a_row_of_the_widest_kind_is_rewritten(scan: SimpleNamespace) -> None:
     result, changed = scan.rows.rewrite_rows(block, (lambda value: b"[masked]",) * width)
     assert changed == width
     assert read(result) == [[b"[masked]"] * width]
+
+
+@pytest.mark.parametrize("column", [None, lambda value: b"x"])
+def test_a_row_that_is_longer_than_its_columns_is_not_shown(scan: SimpleNamespace, column: object) -> None:
+    longer = b"D\x00\x00\x00\x0c\x00\x01\x00\x00\x00\x01ab"
+    with pytest.raises(ValueError, match="longer"):
+        scan.rows.rewrite_rows(row(b"1") + longer + row(b"2"), (column,))
+
+
+def test_a_constant_masks_without_a_call_and_counts_like_one(scan: SimpleNamespace) -> None:
+    counts: dict[str, int] = {}
+    maskers = (scan.rows.Constant(b"[masked]", "a", counts), None, scan.rows.Constant(None, "b", counts))
+    block = row(b"1", b"2", b"3") + row(None, b"4", b"5")
+    result, changed = scan.rows.rewrite_rows(block, maskers)
+    assert read(result) == [[b"[masked]", b"2", None], [None, b"4", None]]
+    assert changed == 3
+    assert counts == {"a": 1, "b": 2}
+    assert maskers[0](b"x") == b"[masked]" and maskers[2](b"x") is None
+    assert counts == {"a": 2, "b": 3}

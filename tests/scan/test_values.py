@@ -256,3 +256,20 @@ def test_hostile_text_costs_linear_time(scan: SimpleNamespace, text: bytes) -> N
     whole = min(cost(text) for _ in range(2))
     assert whole < 4 * half + 0.05
     assert whole < 2.0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        '"authorization_secret_value_9999"    :=    "bearer    ',
+        "authorization-token-secret-value1\\\\\"'    =>    ",
+        "encryption key_string_hash_2026] \t:\t ",
+        "bearer    ",
+    ],
+)
+def test_a_name_far_from_its_value_is_seen(scan: SimpleNamespace, name: str) -> None:
+    value = f"{name}a1B2c3D4e5F6".encode()
+    assert scan.values.find(value, SECRET)
+    for block in (row(value), row(b"x" * 200, value), row(b" " * 200 + value)):
+        assert scan.tokens.seen(block)
+        assert scan.quick.secret_by_byte(block)
