@@ -253,7 +253,9 @@ class Turnstile:
         admission = self._session.admission
         target = rules.targets.get(admission.target.name, admission.target)
         identity = admission.identity
-        context = policy.context(rules, identity.name, identity.groups, target, admission.database, now_us)
+        context = policy.context(
+            rules, identity.name, identity.groups, target, admission.database, now_us, role=admission.role
+        )
         ends = [grant.expires_at_us for grant in rules.grants.values() if grant.expires_at_us > now_us]
         self._until_us = min(ends, default=1 << 62)
         self._rules, self._context = rules, context

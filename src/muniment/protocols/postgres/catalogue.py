@@ -1,6 +1,8 @@
 """What we ask the target about its names, and how the answers become a `Catalog`.
 
 Every name in these texts is qualified, operators too: they may run under a search path that the client chose.
+A view that uses a whole row (varattno 0 in its rule) depends on column 0, which stands for every column: pg_depend does
+not say which columns a whole row has.
 Source: PostgreSQL manual, "System Catalogs"; "System Information Functions" (current_schemas).
 """
 
@@ -39,7 +41,16 @@ SELECT DISTINCT 'd', r.ev_class::pg_catalog.text, d.refobjid::pg_catalog.text, d
   FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_rewrite AS r ON r.oid OPERATOR(pg_catalog.=) d.objid
  WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass
    AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+   AND d.refobjid OPERATOR(pg_catalog.<>) r.ev_class AND d.refobjsubid OPERATOR(pg_catalog.<>) 0
+UNION ALL
+SELECT DISTINCT 'd', r.ev_class::pg_catalog.text, d.refobjid::pg_catalog.text, '0', ''
+  FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_rewrite AS r ON r.oid OPERATOR(pg_catalog.=) d.objid
+ WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+   AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
    AND d.refobjid OPERATOR(pg_catalog.<>) r.ev_class
+   AND r.ev_action::pg_catalog.text OPERATOR(pg_catalog.~~) '%:varattno 0 %'
+UNION ALL
+SELECT 'i', i.inhrelid::pg_catalog.text, i.inhparent::pg_catalog.text, '', '' FROM pg_catalog.pg_inherits AS i
 """
 
 
@@ -66,6 +77,7 @@ def read_catalog(rows: Rows, database: str, version: int, now_us: int) -> Catalo
     heads: list[tuple[int, str, str, str]] = []
     functions: dict[str, set[str]] = defaultdict(set)
     edges: dict[int, set[tuple[int, int]]] = defaultdict(set)
+    parents: dict[int, set[int]] = defaultdict(set)
     for row in rows:
         kind, one, two, three, four = _texts(row)
         if kind == "r":
@@ -74,6 +86,8 @@ def read_catalog(rows: Rows, database: str, version: int, now_us: int) -> Catalo
             columns[int(one)].append((int(two), three))
         elif kind == "f":
             functions[one].add(two)
+        elif kind == "i":
+            parents[int(one)].add(int(two))
         else:
             edges[int(one)].add((int(two), int(three)))
     relations = [Relation(oid, schema, name, kind, tuple(sorted(columns[oid]))) for oid, schema, name, kind in heads]
@@ -85,6 +99,7 @@ def read_catalog(rows: Rows, database: str, version: int, now_us: int) -> Catalo
         by_oid={r.oid: r for r in relations},
         functions={name: frozenset(schemas) for name, schemas in functions.items()},
         depends={view: _closure(view, edges) for view in edges},
+        inherits={child: frozenset(found) for child, found in parents.items()},
     )
 
 
