@@ -48,6 +48,7 @@ class Gateway:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     tokens: list[str] = field(default_factory=list)
     starts: Mapping[str, Any] = field(default_factory=dict)
+    client: httpx.Client | None = field(default=None, repr=False)
 
     # --- where things are
 
@@ -126,6 +127,13 @@ class Gateway:
             self.process.kill()
             self.process.wait(10)
             raise Broken(f"the gateway did not stop:\n{self.log()[-3000:]}") from None
+
+    def close(self) -> None:
+        """Stop it if it still runs, and let go of everything."""
+        if self.client is not None:
+            self.client.close()
+        if self.process is not None:
+            self.stop()
 
     def restart(self) -> None:
         """Stop and start."""
@@ -216,8 +224,12 @@ class Gateway:
 
     def get(self, path: str, **query: str | int) -> str:
         """An answer of the HTTP API over its socket: what the command line reads, without a process for each."""
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.api)), base_url="http://gateway") as client:
-            answer = client.get(f"/v1/{path}", params=query, headers={"x-muniment-who": "ada"}, timeout=30)
+        if self.client is None:
+            self.client = httpx.Client(
+                transport=httpx.HTTPTransport(uds=str(self.api), retries=1), base_url="http://gateway", timeout=30,
+                headers={"x-muniment-who": "ada"},
+            )  # fmt: skip
+        answer = self.client.get(f"/v1/{path}", params=query)
         assert answer.status_code == 200, answer.text
         return answer.text
 
@@ -331,8 +343,7 @@ def made(directory: Path, *people: str, store: Path | None = None, **settings: A
         try:
             yield gateway
         finally:
-            if gateway.process is not None:
-                gateway.stop()
+            gateway.close()
 
 
 def secret_file(directory: Path, role: str) -> Path:
