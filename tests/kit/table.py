@@ -35,10 +35,11 @@ class Table:
         status: bytes = b"I",
         catalog: Catalog | None = None,
         younger: tuple[Catalog, Masks] | None = None,
+        kind: type[Conversation] = Conversation,
     ) -> None:
         catalog = catalog or Catalog(database="db", version=1, loaded_at_us=0)
         self.younger = younger
-        self.talk = Conversation(Names(catalog, ("pg_catalog", "public")), status[0], 1)
+        self.talk = kind(Names(catalog, ("pg_catalog", "public")), status[0], 1)
         self.rule = rule
         self.held = held
         self.to_client = b""

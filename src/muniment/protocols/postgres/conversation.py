@@ -12,12 +12,12 @@ from muniment.model.effects import Cancel, Effect, Send, Side, Withdraw
 from muniment.model.exchange import Action, Catalog
 from muniment.model.verdict import Deny, Masks, Verdict
 from muniment.protocols.postgres import frames
-from muniment.protocols.postgres.answering import Answering
 from muniment.protocols.postgres.meaning import Names
 from muniment.protocols.postgres.state import MAX_QUEUED_BYTES, State
+from muniment.protocols.postgres.straight import Straight
 
 
-class Conversation(Answering):
+class Conversation(Straight):
     """One session's steady state. Feed it bytes and rulings; do what the effects say, in their order."""
 
     @property
@@ -28,11 +28,12 @@ class Conversation(Answering):
     @property
     def busy(self) -> bool:
         """Whether something runs at the target, or waits for a ruling."""
-        return bool(self._expects or self._items)
+        return bool(self._run or self._expects or self._items)
 
     def wants(self, ticket: int) -> bool:
         """Whether this ticket still waits for its ruling."""
-        return ticket in self._asked
+        run = self._run
+        return ticket in self._asked or (run is not None and run.ticket == ticket and not run.sent)
 
     @property
     def full(self) -> bool:
@@ -41,6 +42,13 @@ class Conversation(Answering):
 
     def received(self, side: Side, data: bytes) -> list[Effect]:
         """Bytes came from `side`. ProtocolError: that side broke its language."""
+        run = self._run
+        if run is None:
+            if side is Side.CLIENT and (effects := self._begin(data)) is not None:
+                return effects
+        elif side is Side.TARGET and (effects := self._finish(run, data)) is not None:
+            return effects
+        self._unfold()
         if side is Side.CLIENT:
             self._from_client(data)
         else:
@@ -49,6 +57,10 @@ class Conversation(Answering):
 
     def ruled(self, ticket: int, verdict: Verdict, action: Action | None) -> list[Effect]:
         """The answer to an `Ask`. A ticket that is no longer asked for is ignored. Hold: it waits; rule again later."""
+        run = self._run
+        if run is not None and run.ticket == ticket and (effects := self._allowed(run, verdict, action)) is not None:
+            return effects
+        self._unfold()
         item = self._asked.get(ticket)
         if item is not None and item.exchange is not None:
             self._rule(item, item.exchange, verdict, action)
@@ -62,6 +74,7 @@ class Conversation(Answering):
 
     def found(self, ticket: int, names: Names, masks: Masks | None) -> list[Effect]:
         """The answer to a `Look`: names with a younger catalogue, and the masks over it."""
+        self._unfold()
         if self._looking is not None and self._looking[0] == ticket:
             data = self._looking[1]
             self._looking = None
@@ -73,6 +86,7 @@ class Conversation(Answering):
 
     def cancelled(self) -> list[Effect]:
         """The client asked, by the key we gave it, that what runs now be cancelled."""
+        self._unfold()
         held = [item for item in self._items if item.state is State.HELD]
         if held:
             for item in held:
@@ -88,6 +102,7 @@ class Conversation(Answering):
 
     def cancel_over(self) -> list[Effect]:
         """The target has closed the connection on which it was asked to cancel."""
+        self._unfold()
         self._cancelling = False
         self._release()
         self._pump()
@@ -95,6 +110,7 @@ class Conversation(Answering):
 
     def ended(self) -> list[Effect]:
         """One side is gone. Withdraws what waits and ends what ran with an outcome that nobody knows."""
+        self._unfold()
         self._closed = True
         for item in self._items:
             if item.state in (State.ASKED, State.HELD) and item.exchange is not None:

@@ -84,8 +84,11 @@ class Showing(Asking):
     def _unknown(self, body: bytes) -> frozenset[int]:
         """The relations that a description names and our catalogue does not have; a younger one is then asked for."""
         exchange = self._current()
+        return frozenset() if exchange is None or exchange.masks is None else self._unknown_in(body)
+
+    def _unknown_in(self, body: bytes) -> frozenset[int]:
         catalog = self._known.catalog
-        if exchange is None or exchange.masks is None or catalog is None:
+        if catalog is None:
             return frozenset()
         origins = {table for _, table, _, _, _ in frames.row_description(body)}
         return frozenset(oid for oid in origins if oid >= FIRST_USER_OID and oid not in catalog.by_oid)
