@@ -94,8 +94,8 @@ def _source(secret: Path | str) -> Document:
 def world(issuer_url: str, cluster: Cluster, secrets: Path, people: Mapping[str, Path]) -> list[Document]:
     """The rules of the gateway that most tests share, over one database.
 
-    Targets: `plain` (nothing masked), `billing` (masked), `sealed` (masked, originals sealed, by pseudonym and NULL),
-    `guarded` (denies and holds). Jobs: `wide` may do everything that it has a word for, everywhere; `narrow` may read
+    Targets: `plain` (nothing masked), `billing` (masked), `sealed` (masked by pseudonym and NULL), `forgetful`
+    (masked, no original kept), `guarded` (denies and holds). Jobs: `wide` may do everything that it has a word for, everywhere; `narrow` may read
     one table at `plain` and `billing`.
     """
     role = secrets / "report_ro.secret"
@@ -106,6 +106,7 @@ def world(issuer_url: str, cluster: Cluster, secrets: Path, people: Mapping[str,
         "plain": ("billing_admin", admin),
         "billing": ("report_ro", role),
         "sealed": ("report_ro", role),
+        "forgetful": ("report_ro", role),
         "guarded": ("billing_admin", admin),
     }
     documents = [issuer(issuer_url), identity("wide"), identity("narrow")]
@@ -117,6 +118,7 @@ def world(issuer_url: str, cluster: Cluster, secrets: Path, people: Mapping[str,
         grant("narrow-at-billing", "narrow", "billing", "report_ro", INVOICES),
         mask("cardholder", "billing"),
         mask("cardholder-sealed", "sealed", show={"card_number": "pseudonym", "us_ssn": "null"}),
+        mask("cardholder-forgotten", "forgetful", original="forget"),
         guard(),
         *(person(name, key, "dba") for name, key in people.items()),
     ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -98,7 +97,7 @@ DERIVED = (
     "xmlforest(reverse(us_ssn) AS x)",
     "replace(us_ssn, '-', '')::bigint", "(SELECT reverse(c.us_ssn) FROM customers c WHERE c.id = customers.id)",
     "reverse(card_of(id))", "hashtext(us_ssn) || reverse(us_ssn)", "format('%s', reverse(us_ssn))",
-    "us_ssn::bytea", "regexp_split_to_array(us_ssn, '-')",
+    "us_ssn::bytea", "regexp_split_to_array(us_ssn, 'x')",
     "query_to_xml('SELECT us_ssn FROM customers', true, true, '')",
 )  # fmt: skip
 
@@ -122,7 +121,6 @@ ROUNDABOUT = {
     "statistics": "SELECT most_common_vals, histogram_bounds FROM pg_stats WHERE tablename = 'customers'",
     "table": "TABLE customers",
     "returning an expression": "UPDATE customers SET tags = tags WHERE id = 1 RETURNING reverse(us_ssn)",
-    "explain analyze": "EXPLAIN (ANALYZE, VERBOSE) SELECT reverse(us_ssn) FROM customers WHERE us_ssn > '2'",
     "natural join": "SELECT reverse(b.us_ssn) FROM customers a NATURAL JOIN customers b",
     "generated rows": "SELECT (SELECT reverse(us_ssn) FROM customers WHERE id = n) FROM generate_series(1, 5) n",
     "a table function": "SELECT * FROM json_populate_recordset(NULL::customers, (SELECT json_agg(c) FROM customers c))",
@@ -358,8 +356,11 @@ def test_the_count_of_masked_values_is_recorded_per_class(gateway: Gateway) -> N
     assert json.dumps(masked)
 
 
-def test_forget_keeps_no_original(gateway: Gateway) -> None:
-    kept = {Path(path).name for path in (gateway.evidence / "recordings").glob("*.orig")}
-    gateway.answer("SELECT id FROM invoices WHERE id = 1", at="billing")
-    name = str(gateway.sessions(limit=1)[0]["ses"])
-    assert f"{name}.orig" not in kept  # nothing was masked, so there is nothing to seal
+def test_an_original_is_sealed_or_where_the_mask_says_so_kept_nowhere(gateway: Gateway) -> None:
+    for at, kept in (("billing", True), ("forgetful", False)):
+        said = gateway.answer("SELECT card_number FROM customers WHERE us_ssn = '219-09-9999'", at=at)
+        assert said == "411111******1111"
+        gateway.wait(lambda: not gateway.sessions(limit=1)[0]["live"], "kept the session")
+        name = str(gateway.sessions(limit=1)[0]["ses"])
+        assert recordings.path_of(gateway.evidence, name, original=True).exists() is kept
+        assert "SELECT card_number" in gateway.record(name)
