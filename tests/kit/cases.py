@@ -93,7 +93,7 @@ def _at_copy_in(side: Side, data: bytes) -> Chunks:
     pos = 0
     while side is Side.TARGET and (end := frames.head(side, data, pos)):
         if data[pos] == b"G"[0]:
-            return [(side, data[:end]), (side, data[end:])]
+            return [(side, part) for part in (data[:end], data[end:]) if part]
         pos = end
     return [(side, data)]
 
