@@ -276,3 +276,24 @@ def test_a_run_is_one_write_of_what_was_read() -> None:
     effects = table.talk.received(Side.CLIENT, told)
     (sent,) = table.talk.ruled(effects[0].ticket, Allow("all"), PLAIN)  # type: ignore[union-attr]
     assert isinstance(sent, Send) and sent.data is told
+
+
+def test_a_row_that_ends_like_a_ready_message_is_no_end() -> None:
+    """A read may stop behind a row whose last bytes look like ReadyForQuery."""
+    trap = b"Z\x00\x00\x00\x05I"
+    row = said(b"D", struct.pack("!hi", 1, len(trap)) + trap)
+    for prepared in (False, True):
+        table = Table()
+        head = b""
+        if prepared:
+            table.client(parse(b"", b"SELECT 1") + said(b"S"))
+            table.target(said(b"1") + trap)
+            table.client(bind(b"") + said(b"E", b"\0\0\0\0\0") + said(b"S"))
+            head = said(b"2")
+        else:
+            table.client(frames.query("SELECT 1"))
+            head = said(b"T", struct.pack("!h", 1) + b"n\0" + struct.pack("!ihihih", 0, 0, 25, -1, -1, 0))
+        table.to_client = b""
+        table.target(head + row)
+        table.target(said(b"C", b"SELECT 1\0") + trap)
+        assert table.to_client == head + row + said(b"C", b"SELECT 1\0") + trap

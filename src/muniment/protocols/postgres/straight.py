@@ -160,7 +160,7 @@ class Straight(Answering):
         rows, first = 0, pos
         if data[pos] == 68:  # "D"
             rows, pos = skip_rows(data, pos)
-        if data[pos] != 67 or pos + 1 + int.from_bytes(data[pos + 1 : pos + 5], "big") != ready:  # "C"
+        if pos >= ready or data[pos] != 67 or pos + 1 + int.from_bytes(data[pos + 1 : pos + 5], "big") != ready:  # "C"
             return None
         if run.masks is not None and (rows or description >= 0):
             if description < 0 or (plan := self._known_plan(data[description + 5 : first], run)) is None:
