@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from muniment.demo.issuer import MAX_BODY_BYTES, DemoIssuer
-from muniment.services.oidc import check_signature, read_keys, read_token
+from muniment.services.jose import check_signature, read_keys, read_token
 
 
 @pytest.fixture

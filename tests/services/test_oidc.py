@@ -20,7 +20,7 @@ from muniment.model.access import Admission, Refusal
 from muniment.model.entries import KeySet
 from muniment.model.errors import Unavailable
 from muniment.services import discovery, keysets
-from muniment.services.oidc import (
+from muniment.services.jose import (
     ALGORITHMS,
     MAX_DEPTH,
     MAX_KEYS,

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 import httpx
 
 from muniment.model.errors import Unavailable
-from muniment.services.oidc import shown, strict_json
+from muniment.services.jose import shown, strict_json
 
 MAX_BYTES = 1 << 20  # of one document
 MAX_REDIRECTS = 2  # and only within one origin

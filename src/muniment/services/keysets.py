@@ -15,7 +15,7 @@ from muniment.model.entries import Entry, KeySet
 from muniment.model.errors import Unavailable
 from muniment.model.rules import Issuer
 from muniment.services.discovery import fetch_key_set
-from muniment.services.oidc import Keys, read_keys
+from muniment.services.jose import Keys, read_keys
 
 FRESH_S = 300.0  # behind it, a set is fetched again in the background while logins go on with the old one
 RENEW_S = 10.0  # an unknown kid makes at most one fetch in this time: a flood of made-up kids is no flood at the issuer

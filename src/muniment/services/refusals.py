@@ -11,8 +11,8 @@ from muniment.model.access import Refusal
 from muniment.model.entries import AuthFail
 from muniment.model.errors import Unavailable
 from muniment.model.identity import Check
+from muniment.services.jose import shown
 from muniment.services.keysets import Append
-from muniment.services.oidc import shown
 from muniment.store.logins import LoginRow, Logins
 
 ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"  # what people do not misread on the telephone; 40 bits in eight
