@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from muniment.model.exchange import Outcome, Statement
+from muniment.model.records import record
 
 
 class Side(Enum):
@@ -15,7 +16,7 @@ class Side(Enum):
     TARGET = "target"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Send:
     """Write to `side`.
 
@@ -29,7 +30,7 @@ class Send:
     recorded: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ask:
     """Have this statement judged; answered by `ruled(ticket, verdict, action)`."""
 
@@ -52,7 +53,7 @@ class Withdraw:
     ticket: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Done:
     """This exchange has ended."""
 

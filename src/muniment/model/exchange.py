@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from muniment.model.records import record
+
 
 @dataclass(frozen=True, slots=True)
 class Touch:
@@ -66,7 +68,7 @@ class Action:
         return frozenset(touch.verb for touch in self.touches)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Parameter:
     """One bound value. type: the type's id at the target, 0 unknown; binary: its format; value: None for NULL."""
 
@@ -82,7 +84,7 @@ class Phase(Enum):
     EXECUTE = "execute"  # with its parameters; opens the exchange
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Statement:
     """A statement as it is about to be judged.
 
@@ -108,7 +110,7 @@ class Column:
     binary: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Outcome:
     """How an exchange ended. code: the target's own error code, empty on success; masked: hits per class."""
 
