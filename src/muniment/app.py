@@ -337,15 +337,21 @@ async def _serve(settings: Settings, ready: Callable[[Gateway], None]) -> None:
         await stop.wait()
 
 
+def _say_ready(gateway: Gateway) -> None:
+    log.info("ready: rules version %d, evidence in %s", gateway.registry.current.version, gateway.evidence_dir)
+    if gateway.ca is not None:
+        log.info("clients verify us by %s (sslmode=verify-full sslrootcert=...)", gateway.ca)
+
+
 def serve(path: Path) -> int:
     """`muniment serve -c path`: run until SIGTERM or SIGINT. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    for chatty in ("alembic", "httpx", "uvicorn"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     os.umask(0o077)
     try:
         settings = read_settings(str(path), path.read_text(encoding="utf-8"))
-        uvloop.run(
-            _serve(settings, lambda gateway: log.info("ready: rules version %d", gateway.registry.current.version))
-        )
+        uvloop.run(_serve(settings, _say_ready))
     except (ConfigError, Unavailable) as error:
         print(f"muniment: {error}", file=sys.stderr)
         return 1
