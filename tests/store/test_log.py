@@ -190,7 +190,7 @@ def test_a_damaged_full_tile_stops_the_signing_until_tiles_are_made_again(place:
 
 def log_proof(log: Log) -> list[bytes]:
     """A consistency proof out of a damaged node."""
-    return [b"\0" * 32, *tree.consistency_proof(300, 600, log._node)[1:]]
+    return [b"\0" * 32, *tree.consistency_proof(300, 600, log._tree.node)[1:]]
 
 
 def test_lines_offered_twice_are_folded_once(place: Place) -> None:

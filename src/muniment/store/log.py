@@ -16,7 +16,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
@@ -24,14 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from muniment.model.errors import ConfigError, Problem, Unavailable
-from muniment.proof import canonical, note, tiles, tree
-from muniment.proof.tiles import ENTRIES, WIDTH, Tile
+from muniment.proof import canonical, note, tree
 from muniment.store.keys import Keys, sync_directory
 from muniment.store.signer import Signed, Signer, replace
+from muniment.store.tiled import TiledTree
 
 EVERY_US = 5_000_000  # a checkpoint under traffic (EVIDENCE, section 3)
 FLUSH_TILES = 512  # full tiles kept in memory while an old log is read again
-REMAKE = "stop the gateway, remove log/tile and start it: tiles are made again from the records"
 _MODE = 0o640
 # Canonical lines have sorted keys and escape quotes within text, so this can only match the line's own three fields.
 _PLACE = re.compile(rb'[{,]"inst":"([!-~]{1,64})",(?:"iprev":"[0-9a-f]{64}",)?"iseq":([0-9]{1,16})[,}]')
@@ -46,10 +44,7 @@ class Log:
         self._signer = signer
         self._records = records
         self._lock = threading.Lock()
-        self._size = 0
-        self._edges: list[list[bytes]] = []  # per tile level, the hashes of the tile that is not full yet
-        self._bundle: list[bytes] = []  # the lines of the entry bundle that is not full yet
-        self._full: dict[Tile, bytes] = {}  # full tiles that are not on the disk yet
+        self._tree = TiledTree(directory)
         self._bytes = 0
         self._folded: dict[str, int] = {}
         self._last_us = 0
@@ -84,13 +79,13 @@ class Log:
     @property
     def size(self) -> int:
         """Leaves folded so far; the newest checkpoint may be smaller."""
-        return self._size
+        return self._tree.size
 
     @property
     def root(self) -> bytes:
         """The root over all leaves folded so far."""
         with self._lock:
-            return self._root()
+            return self._tree.root()
 
     @property
     def signed(self) -> Signed:
@@ -121,12 +116,12 @@ class Log:
                     )
                 folded[instance] = iseq
                 fresh.append(line)
-            first = self._size
+            first = self._tree.size
             if fresh:
                 self._write(b"\n".join(fresh) + b"\n")
                 self._folded = folded
                 for line in fresh:
-                    self._append(line)
+                    self._tree.append(line)
             return first
 
     def checkpoint(self, now_us: int) -> str:
@@ -136,12 +131,12 @@ class Log:
         """
         with self._lock:
             self._last_us = now_us
-            if self._text and self._size == self._signer.last.size:
+            if self._text and self._tree.size == self._signer.last.size:
                 return self._text
             try:
                 self._flush()
-                proof = tree.consistency_proof(self._signer.last.size, self._size, self._node)
-                head = note.Checkpoint(self.origin, self._size, self._root())
+                proof = tree.consistency_proof(self._signer.last.size, self._tree.size, self._tree.node)
+                head = note.Checkpoint(self.origin, self._tree.size, self._tree.root())
                 text = self._signer.sign(head, proof, self._bytes, self._folded)
                 self._publish(text, head, now_us)
             except OSError as error:
@@ -153,31 +148,24 @@ class Log:
 
     def tick(self, now_us: int) -> str | None:
         """Sign a checkpoint when one is due. The app calls it every second and folds a heartbeat every minute."""
-        if self._size == self._signer.last.size or 0 <= now_us - self._last_us < EVERY_US:
+        if self._tree.size == self._signer.last.size or 0 <= now_us - self._last_us < EVERY_US:
             return None
         return self.checkpoint(now_us)
 
     def lines(self, start: int = 0) -> Iterator[bytes]:
         """The leaves from index `start` on, as of now. Reads the entry bundles; raises Unavailable when one is gone."""
         with self._lock:
-            size, newest, full = self._size, list(self._bundle), dict(self._full)
-        for index in range(start // WIDTH, -(-size // WIDTH)):
-            tile = Tile(ENTRIES, index)
-            if index == size // WIDTH:
-                entries = newest
-            else:
-                entries = tiles.decode_bundle(full[tile] if tile in full else self._read(tile))
-            yield from entries[max(start - index * WIDTH, 0) :]
+            return self._tree.entries(start)
 
     def inclusion(self, index: int) -> list[bytes]:
         """The proof that leaf `index` is in the tree of the newest checkpoint."""
         with self._lock:
-            return tree.inclusion_proof(index, self._signer.last.size, self._node)
+            return tree.inclusion_proof(index, self._signer.last.size, self._tree.node)
 
     def consistency(self, old: int) -> list[bytes]:
         """The proof that the newest checkpoint's tree begins with the tree of `old` leaves."""
         with self._lock:
-            return tree.consistency_proof(old, self._signer.last.size, self._node)
+            return tree.consistency_proof(old, self._signer.last.size, self._tree.node)
 
     def publish_basics(self, published: Mapping[str, Any]) -> str:
         """Keep a list of basics beside the log, for `rules.active` to name. Returns its hex SHA-256.
@@ -210,55 +198,10 @@ class Log:
             raise _unwritable(error) from error
         self._bytes += len(data)
 
-    def _append(self, line: bytes) -> None:
-        """Take a line that stands in the records into the tree."""
-        leaf = tree.leaf_hash(line)
-        index = self._size
-        self._size = index + 1
-        self._bundle.append(line)
-        if len(self._bundle) == WIDTH:
-            self._full[Tile(ENTRIES, index // WIDTH)] = tiles.encode_bundle(self._bundle)
-            self._bundle = []
-        for level in range(tiles.MAX_LEVEL):
-            if level == len(self._edges):
-                self._edges.append([])
-            edge = self._edges[level]
-            edge.append(leaf)
-            if len(edge) < WIDTH:
-                return
-            self._full[Tile(level, index >> tiles.HEIGHT * (level + 1))] = tiles.encode_hashes(edge)
-            leaf = tree.root(edge)
-            edge.clear()
-
     def _flush(self) -> None:
         """Records and tiles of the present size to the disk."""
         os.fdatasync(self._records)
-        files = dict(self._full)
-        for tile in tiles.partial_tiles(self._size):
-            files[tile] = tiles.encode_hashes(self._edges[tile.level])
-        if self._bundle:
-            index, width = divmod(self._size, WIDTH)
-            files[Tile(ENTRIES, index, width)] = tiles.encode_bundle(self._bundle)
-        self._store(files)
-        for tile in self._full:
-            shutil.rmtree(self._directory / f"{tile.path}.p", ignore_errors=True)
-        self._full.clear()
-
-    def _store(self, files: Mapping[Tile, bytes]) -> None:
-        """Write all, then sync all: half the cost of one after the other. A torn tile is behind what the signer
-        remembers, and is written again."""
-        paths = [(self._directory / tile.path, data) for tile, data in files.items()]
-        for path, data in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        for path, _ in paths:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
-        for parent in {parent for path, _ in paths for parent in (path.parent, path.parent.parent)}:
-            sync_directory(parent)
+        self._tree.flush()
 
     def _publish(self, text: str, head: note.Checkpoint, now_us: int) -> None:
         row = {"note": text, "root": head.root.hex(), "size": head.size, "t": now_us}
@@ -271,35 +214,6 @@ class Log:
             os.fdatasync(history.fileno())
         replace(self._directory / "checkpoint", text.encode(), _MODE)
 
-    # -- looking up
-
-    def _root(self) -> bytes:
-        """The root at the present size, out of the tiles that are not full: their peaks are the tree's."""
-        found = []
-        for edge in reversed(self._edges):
-            found += [tree.root(edge[at << level : (at + 1) << level]) for level, at in tree.peaks(len(edge))]
-        return tree.Tree(self._size, found).root()
-
-    def _read(self, tile: Tile) -> bytes:
-        try:
-            return (self._directory / tile.path).read_bytes()
-        except FileNotFoundError:
-            raise Unavailable(f"{tile.path} is missing from the log", REMAKE) from None
-
-    def _node(self, level: int, index: int) -> bytes:
-        """A complete subtree's root, from the tiles (`tree.Node`)."""
-        at, inner = divmod(level, tiles.HEIGHT)
-        number, offset = divmod(index << inner, WIDTH)
-        tile = Tile(at, number)
-        if number == self._size >> tiles.HEIGHT * (at + 1):
-            hashes = self._edges[at]
-        else:
-            try:
-                hashes = tiles.decode_hashes(self._full.get(tile) or self._read(tile))
-            except tiles.TileError:
-                raise Unavailable(f"{tile.path} is damaged", REMAKE) from None
-        return tree.root(hashes[offset : offset + (1 << inner)])
-
     # -- opening
 
     def _recover(self) -> None:
@@ -309,9 +223,9 @@ class Log:
         behind = f"{self._directory} is behind what was signed ({last.size} leaves)"
         if length < last.bytes:
             raise Unavailable(behind, "restore the evidence; an older copy cannot be continued")
-        if not self._resume(last):
+        if not self._tree.resume(last.size, last.root):
             self._reread(last)
-            if self._size != last.size or self._root() != last.root:
+            if self._tree.size != last.size or self._tree.root() != last.root:
                 raise Unavailable(f"{self._directory}/records.jsonl is not what was signed", "restore the evidence")
         self._folded = dict(last.folded)
         self._bytes = last.bytes
@@ -329,42 +243,17 @@ class Log:
                     break
                 self._folded[instance] = iseq
                 self._bytes += len(line)
-                self._append(line[:-1])
+                self._tree.append(line[:-1])
         if self._bytes < length:
             os.ftruncate(self._records, self._bytes)
 
-    def _resume(self, last: Signed) -> bool:
-        """Take up the tree from the tiles of the last checkpoint. False: they are not all there, or not right."""
-        try:
-            for tile in tiles.partial_tiles(last.size):
-                while len(self._edges) <= tile.level:
-                    self._edges.append([])
-                self._edges[tile.level] = tiles.decode_hashes(self._partial(tile), tile.width)
-            index, width = divmod(last.size, WIDTH)
-            self._bundle = tiles.decode_bundle(self._partial(Tile(ENTRIES, index, width)), width) if width else []
-            self._size = last.size
-        except (OSError, ValueError, Unavailable):
-            return False
-        leaves = [tree.leaf_hash(line) for line in self._bundle]
-        return self._root() == last.root and (not self._edges or leaves == self._edges[0])
-
-    def _partial(self, tile: Tile) -> bytes:
-        """A partial tile's bytes; cut from the full one where that has taken its place."""
-        path = self._directory / tile.path
-        if path.exists():
-            return path.read_bytes()
-        data = self._read(Tile(tile.level, tile.index))
-        if tile.level == ENTRIES:
-            return tiles.encode_bundle(tiles.decode_bundle(data)[: tile.width])
-        return data[: tile.width * tree.HASH_BYTES]
-
     def _reread(self, last: Signed) -> None:
         """The slow way: the whole tree again from the records, and every tile anew."""
-        self._size, self._edges, self._bundle, self._full = 0, [], [], {}
+        self._tree = TiledTree(self._directory)
         with (self._directory / "records.jsonl").open("rb") as records:
-            while self._size < last.size and (line := records.readline()).endswith(b"\n"):
-                self._append(line[:-1])
-                if len(self._full) > FLUSH_TILES:
+            while self._tree.size < last.size and (line := records.readline()).endswith(b"\n"):
+                self._tree.append(line[:-1])
+                if self._tree.unwritten > FLUSH_TILES:
                     self._flush()
             self._bytes = records.tell()
         if self._bytes != last.bytes:
