@@ -47,6 +47,7 @@ class Gateway:
     people: dict[str, Path] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     tokens: list[str] = field(default_factory=list)
+    run: str = ""
     starts: Mapping[str, Any] = field(default_factory=dict)
     client: httpx.Client | None = field(default=None, repr=False)
 
@@ -143,10 +144,11 @@ class Gateway:
     # --- a job
 
     def token(self, job: str = "wide", *, lifetime_s: int = 300, **claims: object) -> str:
-        """A token of the job's own issuer. claims: over the usual ones; None leaves one out."""
+        """A token of the job's own issuer, of a run of its own. claims: over the usual ones; None leaves one out."""
+        self.run = f"run-{len(self.tokens) + 1}"
         usual: dict[str, object] = {
             "sub": f"repo:acme/{job}", "aud": DEPLOYMENT, "repository": f"acme/{job}", "kind": "schedule",
-            "actor": "ada", "run_id": "9001", "run_attempt": "1", "workflow": "report.yml",
+            "actor": "ada", "run_id": self.run, "run_attempt": "1", "workflow": "report.yml",
         }  # fmt: skip
         wanted = {name: value for name, value in (usual | claims).items() if value is not None}
         made = self.issuer.mint(wanted, lifetime_s=lifetime_s)
@@ -238,13 +240,24 @@ class Gateway:
         found: list[Any] = json.loads(self.get("sessions", **filters))
         return found
 
+    def newest(self, *, ended: bool = False) -> Any:
+        """The session of the newest token, once it is listed: the log follows the journal within a second."""
+
+        def look() -> Any:
+            found = self.sessions(run=self.run)
+            return found[0] if found and not (ended and (found[0]["live"] or not found[0]["closed_us"])) else None
+
+        found = until(look)
+        assert found, self.log()[-2000:]
+        return found
+
     def shown(self, ses: str = "") -> Any:
-        """A session with its exchanges; the newest, if none is named."""
-        return json.loads(self.get(f"sessions/{ses or self.sessions(limit=1)[0]['ses']}"))
+        """A session with its exchanges; the newest when it has ended, if none is named."""
+        return json.loads(self.get(f"sessions/{ses or self.newest(ended=True)['ses']}"))
 
     def record(self, ses: str = "") -> str:
         """All that the record tells of a session, shown and replayed; of the newest, if none is named."""
-        name = ses or str(self.sessions(limit=1)[0]["ses"])
+        name = ses or str(self.newest(ended=True)["ses"])
         replayed = [json.loads(line) for line in self.get(f"sessions/{name}/replay").splitlines()]
         return json.dumps([json.loads(self.get(f"sessions/{name}")), replayed], ensure_ascii=False)
 

@@ -94,9 +94,9 @@ def _source(secret: Path | str) -> Document:
 def world(issuer_url: str, cluster: Cluster, secrets: Path, people: Mapping[str, Path]) -> list[Document]:
     """The rules of the gateway that most tests share, over one database.
 
-    Targets: `plain` (nothing masked), `billing` (masked), `sealed` (masked by pseudonym and NULL), `forgetful`
-    (masked, no original kept), `guarded` (denies and holds). Jobs: `wide` may do everything that it has a word for, everywhere; `narrow` may read
-    one table at `plain` and `billing`.
+    Targets: `plain` (nothing masked), `billing` (masked), `sealed` (masked by pseudonym and NULL), `forgetful` (masked,
+    no original kept), `guarded` (denies and holds). Jobs: `wide` may do everything that it has a word for, everywhere;
+    `narrow` may read one table at `plain` and `billing`.
     """
     role = secrets / "report_ro.secret"
     admin = secrets / "billing_admin.secret"

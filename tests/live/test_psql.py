@@ -75,9 +75,9 @@ def test_the_target_is_found_by_port_or_by_suffix(ports: tuple[Gateway, int, int
     gateway, first, second = ports
     for how in ({"at": "", "port": str(first)}, {"at": "one", "port": str(first)}, {"at": "one"}):
         gateway.answer("SELECT 1", **how)
-        assert gateway.sessions(limit=1)[0]["target"] == "one"
+        assert gateway.newest()["target"] == "one"
     gateway.answer("SELECT 1", at="", port=str(second))
-    assert gateway.sessions(limit=1)[0]["target"] == "two"
+    assert gateway.newest()["target"] == "two"
 
 
 @pytest.mark.parametrize(
@@ -317,9 +317,9 @@ def test_a_client_that_vanishes_ends_its_session(gateway: Gateway, debian: Clust
     psql = Psql(gateway.conninfo(), ["-c", "SELECT 'marker-gone', pg_sleep(60)"], gateway.token())
     try:
         assert until(lambda: running(debian, "marker-gone"))
-        assert gateway.sessions(limit=1)[0]["live"]
+        assert gateway.newest()["live"]
         psql.process.kill()
-        gateway.wait(lambda: not gateway.sessions(limit=1)[0]["live"], "kept the session")
+        assert gateway.newest(ended=True)["closed_us"]
     finally:
         psql.end()
         others = "query LIKE '%marker-gone%' AND pid <> pg_backend_pid()"
