@@ -42,6 +42,7 @@ class Table:
         self.talk = kind(Names(catalog, ("pg_catalog", "public")), status[0], 1)
         self.rule = rule
         self.held = held
+        self.ruling = False
         self.to_client = b""
         self.to_target = b""
         self.recorded = {Side.CLIENT: b"", Side.TARGET: b""}
@@ -96,8 +97,11 @@ class Table:
 
     def rule_all(self) -> None:
         """Rule on everything that is asked, in order."""
-        while self.asks:
-            self.rule_next()
+        if not self.ruling:  # what a ruling lets in is asked behind what is asked already, as the gate does it
+            self.ruling = True
+            while self.asks:
+                self.rule_next()
+            self.ruling = False
 
     def rule_next(self, verdict: Verdict | None = None) -> Ask:
         """Rule on the oldest question."""

@@ -163,7 +163,8 @@ class Answering(Showing):
         return self._shown(expect)
 
     def _drop_copy_marks(self) -> None:
-        if any(expect.kind in COPY_KINDS for expect in self._expects):
+        if self._copy_ends:
+            self._copy_ends = False
             self._expects = deque(expect for expect in self._expects if expect.kind not in COPY_KINDS)
 
     def _on_empty_query(self, data: bytes, pos: int, end: int) -> bytes | None:
@@ -185,7 +186,10 @@ class Answering(Showing):
         expect = self._head(b"QE", "CopyInResponse")
         self._copying_in = True
         if expect.kind == _E:  # the server ignores a Sync that was sent before the copying ended
-            self._expects = deque(e for e in self._expects if e.kind != _S)
+            kept = deque(e for e in self._expects if e.kind != _S)
+            self._batches -= len(self._expects) - len(kept)
+            self._running = min(self._running, self._batches + 1)
+            self._expects = kept
         return None
 
     def _on_copy_out(self, data: bytes, pos: int, end: int) -> bytes | None:
@@ -299,6 +303,8 @@ class Answering(Showing):
             self._portals.clear()
         if expect.inner is not None:
             self._refreshed(expect.inner)
+        else:
+            self._answered += 1
         return self._shown(expect)
 
 

@@ -9,9 +9,14 @@ from muniment.protocols.postgres import frames
 from muniment.protocols.postgres.releasing import Releasing
 from muniment.protocols.postgres.state import (
     COPY_KINDS,
+    ENDING,
+    FEW_ITEMS,
+    MAX_EXPECTS,
+    MAX_ITEMS,
     MAX_QUEUED_BYTES,
     MAX_STATEMENTS,
     OURS,
+    RUNNING,
     Expect,
     Item,
     Portal,
@@ -27,21 +32,16 @@ class Asking(Releasing):
     """Takes the client's messages in order."""
 
     def _from_client(self, data: bytes) -> None:
-        if self._client:
+        if data:
             self._client.append(data)
             self._client_size += len(data)
-            if self._client_size < self._client_need:
-                return
-            data = b"".join(self._client)
-        self._client = [data] if data else []
-        self._client_size = len(data)
-        self._client_need = 0
-        self._pump()
+            self._pump()
 
     def _pump(self) -> None:
         """Take whole messages while we may, ask for those that need it, release those that are free to go."""
-        if not self._client or self._client_size < self._client_need:
+        if not self._client or self._client_size < self._client_need or not self._may_take(self._client[0][0]):
             return
+        self._client_need = 0
         data = self._client[0] if len(self._client) == 1 else b"".join(self._client)
         pos, size = 0, len(data)
         while pos < size and not self._closed:
@@ -59,7 +59,10 @@ class Asking(Releasing):
         self._client_size = len(rest)
 
     def _may_take(self, kind: int) -> bool:
-        if self._queued_bytes > MAX_QUEUED_BYTES or self._refreshing:
+        if self._queued_bytes > MAX_QUEUED_BYTES or self._refreshing or len(self._expects) >= MAX_EXPECTS:
+            return False
+        self._crowded = len(self._items) >= (FEW_ITEMS if self._crowded else MAX_ITEMS)
+        if self._crowded:
             return False
         if self._dirty and not self._in_batch and (self._expects or self._items):
             return False  # names have changed under it: wait for the quiet point
@@ -74,6 +77,7 @@ class Asking(Releasing):
                 self._out.append(Send(Side.TARGET, raw, recorded=self._copied(kind, raw)))
                 if kind != 100:
                     self._expects.append(Expect(kind))
+                    self._copy_ends = True
             return  # out of COPY the server ignores them, and so do we
         if self._copying_in:
             if kind in (_H, _S):
@@ -97,6 +101,11 @@ class Asking(Releasing):
             function, _ = frames.int32(Side.CLIENT, raw, 5, len(raw))
             self._ask(item, self._statement(f"fast-path call of function {function & 0xFFFFFFFF}"))
         self._in_batch = kind not in (_Q, _S, _F) if kind != _X else self._in_batch
+        item.batch = self._batches + 1
+        if kind in RUNNING:
+            self._running = item.batch
+        if kind in ENDING:
+            self._batches = item.batch
         self._items.append(item)
         self._queued_bytes += len(raw)
         self._release()

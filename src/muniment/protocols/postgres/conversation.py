@@ -37,8 +37,10 @@ class Conversation(Straight):
 
     @property
     def full(self) -> bool:
-        """Whether the client should not be read for now."""
-        return self._queued_bytes + self._client_size > MAX_QUEUED_BYTES
+        """Whether the client should not be read for now. The rest of a message that has begun to come is read, or it
+        would never end; it is bounded by itself."""
+        waiting = self._client_size if self._client_size >= self._client_need else 0
+        return self._queued_bytes + waiting > MAX_QUEUED_BYTES
 
     def received(self, side: Side, data: bytes) -> list[Effect]:
         """Bytes came from `side`. ProtocolError: that side broke its language."""

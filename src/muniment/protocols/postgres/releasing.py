@@ -7,7 +7,7 @@ from muniment.model.exchange import Action, Parameter, Phase, Statement
 from muniment.model.verdict import Allow, Deny, Hold, Verdict
 from muniment.protocols.postgres import frames
 from muniment.protocols.postgres.naming import Naming
-from muniment.protocols.postgres.state import IDLE, Exchange, Expect, Item, Mode, Portal, State
+from muniment.protocols.postgres.state import ENDING, IDLE, RUNNING, Exchange, Expect, Item, Mode, Portal, State
 
 _Q, _P, _B, _E, _D, _C, _H, _S, _F, _X = b"QPBEDCHSFX"
 _FAST_PATH = Deny("protocol", "function calls by the fast-path message are refused", "Use SELECT function(...).")
@@ -22,9 +22,9 @@ class Releasing(Naming):
         return Statement(text, parameters, self._names_now(text), phase, may_wait)
 
     def _exchange_ahead(self) -> bool:
-        """Whether something that runs was released, or waits, since the target was last idle."""
-        ahead = any(item.kind in (_Q, _B, _E, _F) for item in self._items)
-        return ahead or any(expect.kind in (_Q, _B, _E) for expect in self._expects)
+        """Whether something that runs was taken since the target was last idle: up to its Sync even what has been
+        answered may hold locks."""
+        return self._running > self._answered
 
     def _ask(self, item: Item, statement: Statement) -> None:
         self._tickets += 1
@@ -93,6 +93,8 @@ class Releasing(Naming):
                 self._ask(later, Statement(old.text, old.parameters, self._names_now(old.text), old.phase, False))
             same_batch = same_batch and later.kind != _S
         if again:
+            self._batches -= sum(raw[0] in ENDING for raw in again)
+            self._running = max(each.batch for each in self._items if each.kind in RUNNING)
             self._in_batch = False
             self._client = [*again, *self._client]
             self._client_size += sum(map(len, again))
@@ -128,6 +130,7 @@ class Releasing(Naming):
         assert exchange is not None and exchange.denied is not None
         self._unparse(item)
         if self._skipping:
+            self._answered += item.kind in ENDING
             self._done(exchange, "refused")
             return
         denied = exchange.denied
@@ -154,6 +157,7 @@ class Releasing(Naming):
     def _release_ready(self, item: Item, parts: list[bytes]) -> None:
         kind, exchange = item.kind, item.exchange
         if self._skipping and kind not in (_S, _X):
+            self._answered += kind in ENDING
             if exchange is not None:
                 self._done(exchange, "skipped")
             self._unparse(item)

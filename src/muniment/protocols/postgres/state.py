@@ -16,10 +16,14 @@ from muniment.model.verdict import Deny, Masks, RowPlan
 from muniment.protocols.postgres.meaning import Names
 
 MAX_QUEUED_BYTES = 8 << 20  # of messages that wait for a ruling; then the client is not read
+MAX_ITEMS, FEW_ITEMS = 512, 256  # messages that wait for a ruling; at the first no more are taken, down to the second
+MAX_EXPECTS = 10_000  # replies that are due; PostgreSQL keeps back at most 8 KB, so it has answered some of these
 MAX_STATEMENTS = 10_000  # prepared statements that one session may keep
 OURS = b"muniment:"  # names that begin so are the gateway's own
 IDLE, IN_TRANSACTION, FAILED = b"ITE"  # transaction status
 COPY_KINDS = frozenset(b"dcf")
+RUNNING = frozenset(b"QBEF")  # messages that run something
+ENDING = frozenset(b"QSF")  # messages that end a batch: the target answers each with one ReadyForQuery
 
 Shape = tuple[Column, ...]
 
@@ -106,14 +110,15 @@ class State(Enum):
 
 
 class Item:
-    """A client's message on its way to the target."""
+    """A client's message on its way to the target. batch: the number of the ReadyForQuery that will end it."""
 
-    __slots__ = ("exchange", "kind", "portal", "prepared", "raw", "state", "statement")
+    __slots__ = ("batch", "exchange", "kind", "portal", "prepared", "raw", "state", "statement")
 
     def __init__(self, kind: int, raw: bytes, state: State) -> None:
         self.kind = kind
         self.raw = raw
         self.state = state
+        self.batch = 0
         self.exchange: Exchange | None = None
         self.statement: Statement | None = None
         self.prepared: Prepared | None = None
@@ -168,6 +173,10 @@ class Memory:
         self._items: deque[Item] = deque()
         self._queued_bytes = 0
         self._expects: deque[Expect] = deque()
+        self._batches = self._answered = 0  # that were taken; of those, the ones with their ReadyForQuery
+        self._running = 0  # the last batch in which something runs
+        self._crowded = False  # MAX_ITEMS wait, or waited and more than FEW_ITEMS still do
+        self._copy_ends = False  # among the expects is a CopyDone or CopyFail
         self._asked: dict[int, Item] = {}
         self._statements: dict[bytes, Prepared] = {}
         self._parsing: dict[bytes, Prepared] = {}

@@ -88,6 +88,7 @@ class Straight(Answering):
             or self._copying_in
             or self._cancelling
             or self._closed
+            or self._exchange_ahead()
             or self._looking is not None
         )
 
@@ -212,6 +213,8 @@ class Straight(Answering):
         run, self._run = self._run, None
         if run is None:
             return
+        self._batches += 1
+        self._running = self._batches
         exchange = Exchange(run.ticket)
         portal = None
         if run.prepared is not None:
@@ -240,6 +243,7 @@ class Straight(Answering):
         for kind, raw in _messages(run):
             asked = kind in (_Q, _B)
             item = Item(kind, raw, State.ASKED if asked else State.READY)
+            item.batch = self._batches
             if asked:
                 item.statement = run.statement
                 self._asked[run.ticket] = item
