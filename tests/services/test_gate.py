@@ -15,8 +15,9 @@ from muniment.model.verdict import Allow, Deny, Hold, Verdict
 from muniment.protocols.postgres.meaning import Names
 from muniment.protocols.sql import literals
 from muniment.protocols.sql.postgres import READER
-from muniment.services.gate import Gate, Turnstile
+from muniment.services.gate import Gate
 from muniment.services.reading import Reader
+from muniment.services.turnstile import Turnstile
 from tests.services.house import MANIFESTS, House
 
 INVOICES = Relation(20001, "public", "invoices", "r", ((1, "id"), (2, "total")))

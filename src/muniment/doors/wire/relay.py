@@ -23,7 +23,7 @@ from muniment.protocols.postgres import frames
 from muniment.protocols.postgres.conversation import Conversation
 from muniment.protocols.postgres.login import Ready
 from muniment.services.decisions import parameters_json
-from muniment.services.gate import Turnstile
+from muniment.services.turnstile import Turnstile
 from muniment.store.recordings import Recorder, path_of
 
 log = logging.getLogger("muniment.wire")
@@ -34,7 +34,7 @@ NOTES, META = 2, 3
 
 
 class Relay:
-    """One open session. Implements `services.gate.Client`, `services.sessions.LiveSession` and `door.Cancellable`."""
+    """One open session: a `turnstile.Client`, a `sessions.LiveSession` and a `door.Cancellable`."""
 
     def __init__(
         self, door: Door, session: Session, ready: Ready, talk: Conversation, client: Pipe, target: Pipe
@@ -148,14 +148,14 @@ class Relay:
             self._originals = Recorder(path, self._door.keys, ses=self.session.id)
         self._originals.write(now_us, channel, data)
 
-    # --- services.gate.Client ----------------------------------------------------------------------------------------
+    # --- services.turnstile.Client -----------------------------------------------------------------------------------
 
     def wants(self, ticket: int) -> bool:
-        """See `services.gate.Client`."""
+        """See `services.turnstile.Client`."""
         return self._talk.wants(ticket)
 
     def ruled(self, rulings: Sequence[tuple[int, Verdict, Action | None]]) -> None:
-        """See `services.gate.Client`."""
+        """See `services.turnstile.Client`."""
         effects: list[Effect] = []
         for ticket, verdict, action in rulings:
             effects += self._talk.ruled(ticket, verdict, action)
@@ -163,17 +163,17 @@ class Relay:
             self._do(effects)
 
     def told(self, message: str, hint: str) -> None:
-        """See `services.gate.Client`."""
+        """See `services.turnstile.Client`."""
         if not self._reason:
             self._do(self._talk.say(message, hint))
 
     def sealed(self, statement: Statement) -> None:
-        """See `services.gate.Client`."""
+        """See `services.turnstile.Client`."""
         text = statement.text.encode("utf-8", "surrogateescape")
         self._seal(self._now_us(), META, text + b"\0" + parameters_json(statement.parameters).encode())
 
     def broken(self, why: str) -> None:
-        """See `services.gate.Client`."""
+        """See `services.turnstile.Client`."""
         log.error("session %s ends: %s", self.session.id, why)
         self._end(f"unavailable: {why}", "57P01", f"the gateway can no longer record this session: {why}")
 

@@ -1,0 +1,378 @@
+"""The one room that keeps the order: judge, wait for people, evidence is durable, release. Nowhere else.
+
+A `Turnstile` is one session's place at the gate. What it is asked is judged in the order of asking; what needs no wait
+is ruled on at once, in the same call, and costs no task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from muniment.judge import policy
+from muniment.model.access import Session
+from muniment.model.effects import Ask
+from muniment.model.entries import Entry, Request
+from muniment.model.errors import Unavailable
+from muniment.model.exchange import Action, Catalog, Outcome, Phase, Statement
+from muniment.model.rules import Durability, Rules
+from muniment.model.verdict import Allow, Deny, Hold, Masks, Verdict
+from muniment.services import leaves
+from muniment.services.approvals import Held, Question
+from muniment.services.gate import Gate
+
+MAX_CACHED = 2_000  # verdicts that one session keeps
+REMIND_S = 30.0  # how often a held client is told that it still waits
+
+
+class Client(Protocol):
+    """What the gate says to the session's other half."""
+
+    def wants(self, ticket: int) -> bool:
+        """Whether this ticket still waits for its ruling."""
+
+    def ruled(self, rulings: Sequence[tuple[int, Verdict, Action | None]]) -> None:
+        """These tickets are ruled on."""
+
+    def told(self, message: str, hint: str) -> None:
+        """Say this to the client while it waits."""
+
+    def sealed(self, statement: Statement) -> None:
+        """Keep this statement as it was in the sealed stream: the record holds it with its values replaced."""
+
+    def broken(self, why: str) -> None:
+        """The record can no longer be kept: the session must end."""
+
+
+@dataclass(slots=True)
+class _Judged:
+    ask: Ask
+    action: Action
+    verdict: Verdict
+    shown: str | None
+    grant: str = ""
+
+
+class Turnstile:
+    """One session's exchanges, one after the other."""
+
+    def __init__(self, gate: Gate, session: Session, client: Client) -> None:
+        self._gate = gate
+        self._session = session
+        self._client = client
+        self._protocol = session.admission.target.protocol
+        self._queue: deque[Ask] = deque()
+        self._walking = False  # a task has the queue; it goes on when what it waits for has come
+        self._n = 0
+        self._numbers: dict[int, int] = {}
+        self._held: Held | None = None
+        self._held_ticket = 0
+        self._rules: Rules | None = None
+        self._context: policy.Context | None = None
+        self._until_us = 0
+        self._cache: dict[int, tuple[Action, Statement, Verdict, str | None]] = {}
+        self._closed = False
+
+    @property
+    def exchanges(self) -> int:
+        """How many requests stand in the record."""
+        return self._n
+
+    def ask(self, asks: Sequence[Ask]) -> None:
+        """Have these judged, in this order. What can be ruled on now is, before this returns."""
+        self._queue.extend(asks)
+        if not self._walking:
+            self._walk()
+
+    def ended(self, ticket: int, outcome: Outcome) -> None:
+        """The exchange of this ticket is over."""
+        n = self._numbers.pop(ticket, 0)
+        if n:
+            self._gate.ended(self._session.id, n, outcome)
+
+    def withdraw(self, ticket: int, *, close: bool) -> None:
+        """Nobody waits for this ticket any more. close: the client cancelled it; else it hung up."""
+        held = self._held
+        if held is not None and ticket == self._held_ticket:
+            self._held = None
+            approvals = self._gate.approvals
+            self._gate.spawn("withdraw", approvals.withdraw(held.id, held.ses, held.n, close=close))
+
+    def close(self) -> None:
+        """The session is over; nothing more is ruled."""
+        self._closed = True
+        self._queue.clear()
+
+    # --- one after the other --------------------------------------------------------------------------------------
+
+    def _walk(self) -> None:
+        """Rule on all that needs no wait; leave the rest to a task."""
+        while self._queue and not self._closed:
+            batch: list[_Judged] = []
+            unread = False
+            while self._queue:
+                ask = self._queue[0]
+                if not self._client.wants(ask.ticket):
+                    self._queue.popleft()
+                    continue
+                action = self._gate.reader.action_now(self._protocol, ask.statement)
+                if action is None:
+                    unread = True
+                    break
+                self._queue.popleft()
+                judged = self._judge(ask, action)
+                batch.append(judged)
+                execute = ask.statement.phase is Phase.EXECUTE
+                if execute and (action.changes_names or isinstance(judged.verdict, Hold)):
+                    break
+            if batch:
+                try:
+                    waits = self._record(batch)
+                except Unavailable as down:
+                    self._client.broken(down.what)
+                    return
+                if waits:
+                    self._start(self._finish(batch))
+                    return
+                self._client.ruled([(judged.ask.ticket, self._final(judged), judged.action) for judged in batch])
+            elif unread:
+                self._start(self._read(self._queue[0]))
+                return
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._walking = True
+        self._gate.spawn(f"gate {self._session.id}", self._then_walk(work))
+
+    async def _then_walk(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Unavailable as down:
+            self._client.broken(down.what)
+            return
+        self._walking = False
+        if not self._closed:
+            self._walk()
+
+    async def _read(self, ask: Ask) -> None:
+        await self._gate.reader.action(self._protocol, ask.statement)
+
+    async def _finish(self, batch: list[_Judged]) -> None:
+        """What waits for the disk or for people."""
+        last = batch[-1]
+        held = isinstance(last.verdict, Hold) and last.ask.statement.phase is Phase.EXECUTE
+        await self._gate.journal.durable()
+        done = batch[:-1] if held else batch
+        if done and not self._closed:
+            self._client.ruled([(judged.ask.ticket, self._final(judged), judged.action) for judged in done])
+        if held and not self._closed:
+            await self._ask_people(last)
+
+    # --- judging ---------------------------------------------------------------------------------------------------
+
+    def _renew(self, rules: Rules, now_us: int) -> policy.Context:
+        admission = self._session.admission
+        target = rules.targets.get(admission.target.name, admission.target)
+        identity = admission.identity
+        context = policy.context(
+            rules, identity.name, identity.groups, target, admission.database, now_us, role=admission.role
+        )
+        ends = [grant.expires_at_us for grant in rules.grants.values() if grant.expires_at_us > now_us]
+        self._until_us = min(ends, default=1 << 62)
+        self._rules, self._context = rules, context
+        self._cache.clear()
+        return context
+
+    def _judge(self, ask: Ask, action: Action) -> _Judged:
+        rules = self._gate.rules()
+        now_us = self._gate.now_us()
+        context = self._context
+        if context is None or rules is not self._rules or now_us >= self._until_us:
+            context = self._renew(rules, now_us)
+        statement = ask.statement
+        kept = self._cache.get(id(action))
+        if kept is None or kept[1].names != statement.names:
+            verdict = policy.judge(context, action)
+            if not leaves.fits(action):
+                verdict = Deny("reader", "it names more than one record can hold", "Split the statement.")
+            catalog: Catalog | None = getattr(statement.names, "catalog", None)
+            masks = self._gate.masks(rules, self._session.admission.target.name, catalog)
+            shown = None
+            if masks is not None:
+                if isinstance(verdict, (Allow, Hold)) and (reason := masks.closed(action)):
+                    verdict = Deny("masking", reason, "Select the columns that you need, without copying them.")
+                if masks.protects(action) or masks.text(statement.text)[1]:
+                    shown = self._gate.redact(statement.text)
+                if isinstance(verdict, Allow):
+                    verdict = Allow(verdict.rule, masks, shown)
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
+            kept = self._cache[id(action)] = (action, statement, verdict, shown)
+        verdict, shown = kept[2], kept[3]
+        if (
+            shown is None
+            and statement.parameters
+            and isinstance(verdict, Allow)
+            and verdict.masks is not None
+            and verdict.masks.parameters(statement.parameters)
+        ):
+            shown = self._gate.redact(statement.text)
+            verdict = Allow(verdict.rule, verdict.masks, shown)
+        return _Judged(ask, action, verdict, shown)
+
+    def _final(self, judged: _Judged) -> Verdict:
+        """What the conversation is told: a statement that is only prepared runs nothing, so a hold lets it through."""
+        if isinstance(judged.verdict, Hold) and judged.ask.statement.phase is Phase.PREPARE:
+            return Allow(judged.verdict.rule, self._masks_of(judged), judged.shown)
+        return judged.verdict
+
+    def _masks_of(self, judged: _Judged) -> Masks | None:
+        catalog: Catalog | None = getattr(judged.ask.statement.names, "catalog", None)
+        return self._gate.masks(self._gate.rules(), self._session.admission.target.name, catalog)
+
+    # --- recording -------------------------------------------------------------------------------------------------
+
+    def _record(self, batch: list[_Judged]) -> bool:
+        """Write the requests of a batch with one append. Returns whether its release must wait (disk or people)."""
+        entries: list[Entry] = []
+        waits = False
+        for at, judged in enumerate(batch):
+            statement, verdict = judged.ask.statement, judged.verdict
+            if statement.phase is Phase.PREPARE and not (
+                isinstance(verdict, Deny) and not self._comes_again(statement.text, batch[at + 1 :])
+            ):
+                continue
+            entries.append(self._request(judged))
+            waits = waits or isinstance(verdict, Hold) or self._on_disk(judged)
+        if entries:
+            self._gate.journal.append(entries)
+        return waits
+
+    def _comes_again(self, text: str, behind: Sequence[_Judged]) -> bool:
+        """Whether the refused statement is asked again to be executed, so that one refusal is one line."""
+        asks = [judged.ask.statement for judged in behind] + [ask.statement for ask in self._queue]
+        return any(each.phase is Phase.EXECUTE and each.text == text for each in asks)
+
+    def _on_disk(self, judged: _Judged) -> bool:
+        if not isinstance(judged.verdict, Allow):
+            return False  # nothing is released
+        durability = self._session.admission.target.durability
+        return durability is Durability.DISK or (durability is Durability.MIXED and not judged.action.reads_only)
+
+    def _request(self, judged: _Judged, approval: str = "", why: str = "") -> Request:
+        self._n += 1
+        statement, action, verdict = judged.ask.statement, judged.action, judged.verdict
+        self._numbers[judged.ask.ticket] = self._n
+        if judged.shown is not None:
+            self._client.sealed(statement)
+        decision = "allow" if isinstance(verdict, Allow) else "hold" if isinstance(verdict, Hold) else "deny"
+        if isinstance(verdict, Deny):
+            why = verdict.message
+        return Request(
+            ses=self._session.id,
+            n=self._n,
+            phase=statement.phase.value,
+            decision=decision,
+            rule=verdict.rule,
+            rules=self._rules.version if self._rules is not None else 0,
+            touches=leaves.touches(action),
+            traits=leaves.traits(action),
+            complete=action.complete,
+            reader=self._gate.reader_version,
+            approval=approval,
+            redacted=judged.shown is not None,
+            statement=statement.text if judged.shown is None else judged.shown,
+            parameters=leaves.parameters(statement.parameters) if judged.shown is None else b"",
+            why=why or action.why,
+        )
+
+    # --- people -----------------------------------------------------------------------------------------------------
+
+    async def _ask_people(self, judged: _Judged) -> None:
+        hold = judged.verdict
+        assert isinstance(hold, Hold)
+        ticket, statement = judged.ask.ticket, judged.ask.statement
+        held = await self._gate.approvals.ask(self._question(judged, hold))
+        if held.state == "approved":
+            await self._release(judged, held)
+            return
+        where = f"muniment approvals approve {held.id} --reason ..."
+        if not statement.may_wait:
+            reason = "it could not wait inside a transaction or a pipeline; the question stays open"
+            leave = self._gate.approvals.withdraw(held.id, held.ses, held.n, close=False, reason=reason)
+            self._gate.spawn("leave", leave)
+            detail = f"Approval {held.id} is asked for; a hold does not wait inside a transaction or a pipeline."
+            hint = f"Run it again, outside, once {hold.count} of {hold.approvers} did: {where}"
+            self._client.ruled([(ticket, Deny(hold.rule, hold.question, hint, detail), judged.action)])
+            return
+        self._held, self._held_ticket = held, ticket
+        self._client.ruled([(ticket, hold, judged.action)])
+        while self._held is held and not held.decided.done():
+            people = f"{hold.count} of group {hold.approvers}"
+            self._client.told(f"{hold.rule}: waiting for approval {held.id} by {people}: {hold.question}", where)
+            await asyncio.wait([held.decided], timeout=REMIND_S)
+        if self._held is not held or not self._client.wants(ticket):
+            return  # withdrawn meanwhile
+        self._held = None
+        decision = held.decided.result()
+        if decision.approved:
+            await self._release(judged, held)
+            return
+        said = {"deny": f"denied by {decision.person}", "expire": "nobody decided in time"}.get(
+            decision.how, "withdrawn"
+        )
+        reason = f": {decision.reason}" if decision.reason else ""
+        detail = f"Approval {held.id} was {said}{reason}." if decision.how == "deny" else f"Approval {held.id}: {said}."
+        hint = "Talk to the approver, or ask again by running the statement again."
+        self._refuse(judged, Deny(hold.rule, f"not approved, {said}", hint, detail))
+
+    def _refuse(self, judged: _Judged, deny: Deny) -> None:
+        if self._client.wants(judged.ask.ticket):
+            self._client.ruled([(judged.ask.ticket, deny, judged.action)])
+
+    async def _release(self, judged: _Judged, held: Held) -> None:
+        """It was approved. Rules may have changed meanwhile: judge again, spend the approval, then let it go."""
+        again = self._judge(judged.ask, judged.action)
+        if isinstance(again.verdict, Deny):
+            self._gate.journal.append([self._request(again)])
+            self._refuse(judged, again.verdict)
+            return
+        hold = judged.verdict
+        assert isinstance(hold, Hold)
+        now_wanted = again.verdict if isinstance(again.verdict, Hold) else None
+        leaf = await self._gate.approvals.use(held.id, self._session.id, self._n + 1, now_wanted)
+        if not leaf:
+            message = "the approval was used, has expired, or is not the one that the rules want now"
+            self._refuse(judged, Deny(hold.rule, message, "Run the statement again to ask anew."))
+            return
+        grant = hold.grant or hold.rule
+        if isinstance(again.verdict, Hold):
+            again.verdict = Allow(grant, self._masks_of(judged), judged.shown)
+        self._gate.journal.append([self._request(again, approval=leaf)])
+        await self._gate.journal.durable()
+        if self._client.wants(judged.ask.ticket) and not self._closed:
+            self._client.ruled([(judged.ask.ticket, again.verdict, judged.action)])
+
+    def _question(self, judged: _Judged, hold: Hold) -> Question:
+        session, statement = self._session, judged.ask.statement
+        identity, initiator = session.admission.identity, session.admission.identity.initiator
+        return Question(
+            ses=session.id,
+            n=self._n,
+            identity=identity.name,
+            owner=identity.owner,
+            target=session.admission.target.name,
+            database=session.admission.database,
+            role=session.admission.role,
+            rule=hold.rule,
+            approvers=hold.approvers,
+            count=hold.count,
+            within_s=hold.within_s,
+            statement=statement.text,
+            parameters=statement.parameters,
+            question=hold.question,
+            initiator=initiator.id,
+            recorded=judged.shown or "",
+        )
