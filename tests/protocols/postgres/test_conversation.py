@@ -335,3 +335,17 @@ def test_a_statement_with_values_is_recorded_without_them() -> None:
 def test_a_cancel_is_a_deny_of_its_own() -> None:
     assert Deny("cancelled", "x").rule == "cancelled"
     assert IN_TRANSACTION[5:] == b"T"
+
+
+def test_a_cancel_on_its_way_does_not_hit_the_gateways_own_question() -> None:
+    changing = Action(touches=(), changes_names=True)
+    table = Table(lambda statement: (Allow("all"), changing if "SET" in statement.text else HARMLESS))
+    table.client(query("SET search_path TO x"))
+    table.do(table.talk.cancelled())
+    assert table.cancels == 1
+    table.target(tag("SET") + READY)
+    table.client(query("SELECT 1"))
+    assert table.to_target == query("SET search_path TO x")  # neither our question nor the next query
+    table.do(table.talk.cancel_over())
+    assert b"current_schemas" in table.to_target
+    assert b"SELECT 1\0" not in table.to_target

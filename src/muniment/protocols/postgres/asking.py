@@ -64,7 +64,7 @@ class Asking(Releasing):
         self._crowded = len(self._items) >= (FEW_ITEMS if self._crowded else MAX_ITEMS)
         if self._crowded:
             return False
-        if self._dirty and not self._in_batch and (self._expects or self._items):
+        if self._dirty and not self._in_batch and (self._expects or self._items or self._cancelling):
             return False  # names have changed under it: wait for the quiet point
         if kind in COPY_KINDS:
             return self._copying_in or not (self._expects or self._items)

@@ -107,6 +107,7 @@ class Conversation(Straight):
         self._unfold()
         self._cancelling = False
         self._release()
+        self._quiet()
         self._pump()
         return self._take()
 

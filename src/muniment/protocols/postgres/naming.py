@@ -70,8 +70,8 @@ class Naming(Memory):
 
     def _quiet(self) -> None:
         """The target is idle. If names may have changed, read them before anything else is judged."""
-        if self._expects or self._refreshing or self._closed:
-            return
+        if self._expects or self._refreshing or self._closed or self._cancelling:
+            return  # a cancel on its way to the target could hit our own question
         if self.status == IDLE and self._transaction_dirty:
             self._dirty = True
             self._dirty_whole = self._dirty_whole or self._transaction_whole
