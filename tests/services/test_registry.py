@@ -75,9 +75,10 @@ async def test_what_is_broken_changes_nothing_and_every_problem_is_said(tmp_path
     await house.registry.apply(FILES, by="ada")
     rules, count = house.registry.current, len(house.written(DocumentVersion))
     broken = MANIFESTS.replace("group: reporting", "group: nobody").replace("issuer: ci,", "issuer: other,")
+    broken += "---\napiVersion: muniment/v1\nkind: Retention\nmetadata: {name: later}\nspec: {}\n"  # hides no other
     with pytest.raises(ConfigError) as caught:
         await house.registry.apply([("b.yaml", broken)], by="ada")
-    assert len(caught.value.problems) >= 2 and all("b.yaml:" in one.where for one in caught.value.problems)
+    assert len(caught.value.problems) >= 3 and all("b.yaml:" in one.where for one in caught.value.problems)
     assert house.registry.current is rules and len(house.written(DocumentVersion)) == count
     house.close()
 

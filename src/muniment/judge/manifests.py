@@ -14,7 +14,7 @@ from muniment.judge.fields import NOT_IN_FORCE, check
 from muniment.judge.nouns import Maker
 from muniment.model.rules import Rules
 
-__all__ = ["Document", "diff", "documents", "parse"]
+__all__ = ["Document", "diff", "documents", "named", "parse"]
 
 HEAD = ("apiVersion", "kind", "metadata", "spec")
 
@@ -61,6 +61,11 @@ def documents(files: Sequence[File]) -> tuple[Document, ...]:
     return tuple(sorted(found, key=lambda document: (document.kind, document.name)))
 
 
+def named(files: Sequence[File]) -> frozenset[tuple[str, str]]:
+    """Kind and name of every document whose head can be read; what is wrong with the others is for `parse` to say."""
+    return frozenset((one.kind, one.name) for one in _documents(files, Problems()))
+
+
 def set_digest(found: Sequence[Document]) -> str:
     """Hex SHA-256 of the whole set: one line "Kind/name digest" a document, sorted."""
     return digest("".join(sorted(f"{one.kind}/{one.name} {one.digest}\n" for one in found)))
@@ -73,7 +78,8 @@ def _documents(files: Sequence[File], problems: Problems) -> list[Document]:
         for node in read(file, text, problems):
             document = _head(file, node, problems)
             if document is None:
-                problems.incomplete = True
+                # nothing refers to a kind of a later release, so no name is missed with it
+                problems.incomplete = problems.incomplete or node.get("kind") not in kinds.LATER_KINDS
                 continue
             first = found.setdefault((document.kind, document.name), document)
             if first is not document:

@@ -123,8 +123,7 @@ class Registry:
             )
             raise ConfigError(problem)
         async with self._order:
-            given = await asyncio.to_thread(manifests.documents, files)
-            keys = {(document.kind, document.name) for document in given}
+            keys = await asyncio.to_thread(manifests.named, files)
             kept = [] if prune else [one for one in self.documents if (one.kind, one.name) not in keys]
             stored = [(f"{one.file}:{one.line} (in force)", one.text) for one in kept]
             found = await asyncio.to_thread(self._check, [*files, *stored])
