@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 
-MAX_LOGIN_BYTES = 2 << 20  # what a peer may send ahead during a login
+AHEAD_BYTES = 64 << 10  # what a peer may send before it is asked for; then it is not read further
+CLOSE_S = 5.0  # how long a peer has to take what is still to be sent when we close
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}  # s, s, times: two minutes
 
 
 class Gone(Exception):
@@ -20,6 +23,8 @@ class Pipe(asyncio.Protocol):
         self._connected = connected
         self._buffer = bytearray()
         self._waiter: asyncio.Future[None] | None = None
+        self._wanted = 0  # how many bytes are asked for
+        self._held = False  # not read, since too much came ahead
         self._receiver: Callable[[bytes], None] | None = None
         self._lost: Callable[[], None] | None = None
         self._writable: Callable[[bool], None] | None = None
@@ -32,6 +37,8 @@ class Pipe(asyncio.Protocol):
         """See asyncio.Protocol; again after TLS was begun."""
         first = self._transport is None
         self._transport = transport  # type: ignore[assignment]
+        if first:
+            _keep_alive(transport)
         if first and self._connected is not None:
             self._connected(self)
 
@@ -41,8 +48,9 @@ class Pipe(asyncio.Protocol):
             self._receiver(data)
             return
         self._buffer += data
-        if len(self._buffer) > MAX_LOGIN_BYTES:
-            self.abort()
+        if len(self._buffer) >= max(self._wanted, AHEAD_BYTES) and not self._held:
+            self._held = True
+            self.pause()
         self._wake()
 
     def eof_received(self) -> bool:
@@ -92,11 +100,14 @@ class Pipe(asyncio.Protocol):
 
     async def read(self, size: int) -> bytes:
         """Exactly `size` bytes. Gone when the peer closes before."""
+        self._wanted = size
         while len(self._buffer) < size:
             if self.closed:
                 raise Gone
+            self._go_on()
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        self._wanted = 0
         data = bytes(self._buffer[:size])
         del self._buffer[:size]
         return data
@@ -105,6 +116,7 @@ class Pipe(asyncio.Protocol):
         """Return when the peer has closed."""
         while not self.closed:
             self._buffer.clear()
+            self._go_on()
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
@@ -133,6 +145,7 @@ class Pipe(asyncio.Protocol):
         self._receiver, self._lost, self._writable = receiver, lost, writable
         data = bytes(self._buffer)
         self._buffer.clear()
+        self._go_on()
         if data:
             receiver(data)
         if self.closed:
@@ -149,11 +162,28 @@ class Pipe(asyncio.Protocol):
             self.transport.resume_reading()
 
     def close(self) -> None:
-        """Send what is still to be sent, then close."""
-        if self._transport is not None:
+        """Send what is still to be sent, then close; at once, when the peer does not take it in time."""
+        if self._transport is not None and not self.closed:
             self._transport.close()
+            asyncio.get_running_loop().call_later(CLOSE_S, self.abort)
 
     def abort(self) -> None:
         """Close at once."""
-        if self._transport is not None:
+        if self._transport is not None and not self.closed:
             self._transport.abort()
+
+    def _go_on(self) -> None:
+        if self._held:
+            self._held = False
+            self.resume()
+
+
+def _keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Have the system notice a peer whose machine or way is gone, which says nothing for ever."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
