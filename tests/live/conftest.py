@@ -72,7 +72,7 @@ def gateway(
     debian: Cluster, secrets: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[gateway_process.Gateway]:
     """The real gateway before Debian's PostgreSQL under `rules.world`. A test that changes rules starts its own."""
-    with gateway_process.made(tmp_path_factory.mktemp("gateway"), "grace", "ada", "hana") as made:
+    with gateway_process.made(tmp_path_factory.mktemp("gateway"), "grace", "ada", "hana", "ivan", "stranger") as made:
         made.start()
         made.apply(rules.world(made.issuer.url, debian, secrets, made.people))
         yield made

@@ -148,7 +148,7 @@ class Gateway:
         self.run = f"run-{len(self.tokens) + 1}"
         usual: dict[str, object] = {
             "sub": f"repo:acme/{job}", "aud": DEPLOYMENT, "repository": f"acme/{job}", "kind": "schedule",
-            "actor": "ada", "run_id": self.run, "run_attempt": "1", "workflow": "report.yml",
+            "actor": "hana", "run_id": self.run, "run_attempt": "1", "workflow": "report.yml",
         }  # fmt: skip
         wanted = {name: value for name, value in (usual | claims).items() if value is not None}
         made = self.issuer.mint(wanted, lifetime_s=lifetime_s)

@@ -120,7 +120,7 @@ def world(issuer_url: str, cluster: Cluster, secrets: Path, people: Mapping[str,
         mask("cardholder-sealed", "sealed", show={"card_number": "pseudonym", "us_ssn": "null"}),
         mask("cardholder-forgotten", "forgetful", original="forget"),
         guard(),
-        *(person(name, key, "dba") for name, key in people.items()),
+        *(person(name, key, "dba") for name, key in people.items() if name != "stranger"),
     ]
     return documents
 
