@@ -89,14 +89,14 @@ _FUNCTIONS = """
     tstzrange txid_current txid_current_if_assigned txid_current_snapshot txid_snapshot_xip txid_snapshot_xmax
     txid_snapshot_xmin txid_status txid_visible_in_snapshot unicode_assigned unicode_version unistr unnest upper
     upper_inc upper_inf uuid_extract_timestamp uuid_extract_version uuidv4 uuidv7 var_pop var_samp varbit
-    varchar variance version websearch_to_tsquery width width_bucket xid xid8 xml xml_is_well_formed
+    varchar variance version websearch_to_tsquery width width_bucket xid xml xml_is_well_formed
     xml_is_well_formed_content xml_is_well_formed_document xmlagg xmlcomment xmlexists xmltext xmlvalidate xpath
     xpath_exists
 """
 
 # What the views of the standard are made with; drivers ask for keys with the first.
 _SCHEMA_FUNCTIONS = """
-    _pg_expandarray _pg_keysequal _pg_index_position _pg_truetypid _pg_truetypmod _pg_char_max_length
+    _pg_expandarray _pg_index_position _pg_truetypid _pg_truetypmod _pg_char_max_length
     _pg_char_octet_length _pg_numeric_precision _pg_numeric_precision_radix _pg_numeric_scale _pg_datetime_precision
     _pg_interval_type
 """

@@ -18,14 +18,40 @@ NUMBER = "8675309"
 # Every way in which a value can stand in a statement.
 LITERALS = st.sampled_from(
     [
-        f"'{CANARY}'", f"'it''s {CANARY}'", f"E'\\'{CANARY}'", f"e'{CANARY}\\\\'", f"N'{CANARY}'", f"U&'{CANARY}'",
-        f"u&'{CANARY}' UESCAPE '!'", f"$${CANARY}$$", f"$tag$ $$ {CANARY} $tag$", f"$t$'{CANARY}$t$", NUMBER,
-        f"1.{NUMBER}", f"{NUMBER}e-{NUMBER}", f".{NUMBER}", f"-{NUMBER}", f"b'{NUMBER}'", f"X'{NUMBER}'",
-        f"'a'\n  '{CANARY}'", f"E'a' -- x\n '\\'{CANARY}'", f"'a'\r\t'{CANARY}'", f"'--{CANARY}'", f"'/*{CANARY}'",
-        f"-- {CANARY}\n1", f"/* {CANARY} /* {CANARY} */ {CANARY} */ 1", f"'\\' || '{CANARY}'", f"'é{CANARY}'",
-        f"DATE '{CANARY}'", f"interval '{NUMBER} days'", f'"{NUMBER}"', "0x8675309", "8_675_309", f"'{CANARY}'::text",
+        f"'{CANARY}'",
+        f"'it''s {CANARY}'",
+        f"E'\\'{CANARY}'",
+        f"e'{CANARY}\\\\'",
+        f"N'{CANARY}'",
+        f"U&'{CANARY}'",
+        f"u&'{CANARY}' UESCAPE '!'",
+        f"$${CANARY}$$",
+        f"$tag$ $$ {CANARY} $tag$",
+        f"$t$'{CANARY}$t$",
+        NUMBER,
+        f"1.{NUMBER}",
+        f"{NUMBER}e-{NUMBER}",
+        f".{NUMBER}",
+        f"-{NUMBER}",
+        f"b'{NUMBER}'",
+        f"X'{NUMBER}'",
+        f"'a'\n  '{CANARY}'",
+        f"E'a' -- x\n '\\'{CANARY}'",
+        f"'a'\r\t'{CANARY}'",
+        f"'--{CANARY}'",
+        f"'/*{CANARY}'",
+        f"-- {CANARY}\n1",
+        f"/* {CANARY} /* {CANARY} */ {CANARY} */ 1",
+        f"'\\' || '{CANARY}'",
+        f"'é{CANARY}'",
+        f"DATE '{CANARY}'",
+        f"interval '{NUMBER} days'",
+        f'"{NUMBER}"',
+        "0x8675309",
+        "8_675_309",
+        f"'{CANARY}'::text",
     ]
-)  # fmt: skip
+)
 FRAMES = st.sampled_from(
     ["SELECT {}", "{}+{}", "INSERT INTO t VALUES ({}, {})", "x = {}", 'f({}, "a", $1)', " {} ", "a.b>{}"]
 )
@@ -64,6 +90,44 @@ def test_tokens_cover_the_text_without_a_gap(text: str) -> None:
         return
     assert "".join(text[start:end] for _, start, end in found) == text
     assert all(start < end for _, start, end in found)
+
+
+HOSTILE = [
+    "'",
+    "''",
+    "' \n",
+    "'a'\n   ",
+    "--",
+    "-- -",
+    "/*",
+    "$",
+    "$a$",
+    '"',
+    '""',
+    "\\",
+    "E'\\",
+    "1",
+    "1.",
+    "1e",
+    "a",
+    "é",
+    " ",
+    "'x' -- c\n",
+    "0x",
+    "$1",
+    "(",
+    "a.",
+    "U&'",
+]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+@pytest.mark.parametrize("start", ["", "SELECT 'x' ", "SELECT 'x'\n", "SELECT $$ "])
+def test_no_text_makes_the_patterns_try_again_and_again(piece: str, start: str) -> None:
+    """64 KB take milliseconds; a pattern that goes back would take hours."""
+    text = start + piece * (60_000 // len(piece))
+    for found in (redact(text), redact(text + "!"), shape(text), inner_text(text, "as", 2)):
+        assert found is None or len(found) <= len(text) * 3 + 50
 
 
 @pytest.mark.parametrize("text", ["'open", 'select "open', "$a$ open $b$", "/* open /* */", "E'\\'", "a\0b", "U&'x"])
@@ -123,10 +187,28 @@ def test_texts_have_one_shape_only_if_nothing_but_literals_differs(one: str, two
 
 @pytest.mark.parametrize(
     "text",
-    ["SELECT E'a'", "SELECT $1", "SELECT $$a$$", "SELECT 'a\\'", "SELECT 1 -- x", "SELECT 1 /* x */", "SELECT 'é'",
-     'SELECT "a"', "SELECT N'a'", "SELECT b'1'", "SELECT U&'a'", "SELECT 'a' 'b", "SELECT 1a", "SELECT 12345678901",
-     "SELECT 'a'b", "SELECT 0x1F", "SELECT 1_000", "SELECT 1e5", "SELECT a'b'"],
-)  # fmt: skip
+    [
+        "SELECT E'a'",
+        "SELECT $1",
+        "SELECT $$a$$",
+        "SELECT 'a\\'",
+        "SELECT 1 -- x",
+        "SELECT 1 /* x */",
+        "SELECT 'é'",
+        'SELECT "a"',
+        "SELECT N'a'",
+        "SELECT b'1'",
+        "SELECT U&'a'",
+        "SELECT 'a' 'b",
+        "SELECT 1a",
+        "SELECT 12345678901",
+        "SELECT 'a'b",
+        "SELECT 0x1F",
+        "SELECT 1_000",
+        "SELECT 1e5",
+        "SELECT a'b'",
+    ],
+)
 def test_texts_with_anything_unusual_are_taken_exactly(text: str) -> None:
     assert shape(text) is None
 

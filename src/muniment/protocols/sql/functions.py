@@ -27,7 +27,7 @@ READ_FILES = words(
     """
     pg_read_file pg_read_file_old pg_read_binary_file pg_stat_file pg_ls_dir pg_ls_logdir pg_ls_waldir pg_ls_tmpdir
     pg_ls_archive_statusdir pg_ls_logicalsnapdir pg_ls_logicalmapdir pg_ls_replslotdir pg_ls_summariesdir
-    pg_current_logfile pg_logdir_ls pg_hba_file_rules pg_ident_file_mappings pg_show_all_file_settings
+    pg_current_logfile pg_logdir_ls
     """
 )
 WRITE_FILES = words("pg_file_write pg_file_rename pg_file_unlink pg_file_sync lo_export")

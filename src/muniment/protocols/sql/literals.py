@@ -20,7 +20,7 @@ _TOKEN = re.compile(
     | (?P<block>/\*)
     | (?P<escape>[eE]')
     | (?P<string>(?:[bBxXnN]|[uU]&)?')
-    | (?P<quoted>(?:[uU]&)?"(?:[^"]|"")*")
+    | (?P<quoted>(?:[uU]&)?"(?:[^"]++|"")*+")
     | (?P<dollar>\$(?:{_TAG})?\$)
     | (?P<param>\$[0-9]+)
     | (?P<number>0[xX][0-9a-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|(?:[0-9][0-9_]*(?:\.(?!\.)[0-9_]*)?|\.[0-9][0-9_]*)
@@ -30,10 +30,11 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_PLAIN_END = re.compile(r"(?:[^']|'')*'")
-_ESCAPE_END = re.compile(r"(?:[^'\\]|''|\\.)*'", re.DOTALL)
+# Everything that repeats is possessive: hostile text must not make a pattern try again.
+_PLAIN_END = re.compile(r"(?:[^']++|'')*+'")
+_ESCAPE_END = re.compile(r"(?:[^'\\]++|''|\\.)*+'", re.DOTALL)
 # Between the pieces of one string: white space with a newline in it, comments to the end of a line too.
-_CONTINUES = re.compile(r"(?:[ \t\f\v]|--[^\n\r]*)*[\n\r](?:[ \t\n\r\f\v]+|--[^\n\r]*[\n\r])*'")
+_CONTINUES = re.compile(r"(?:[ \t\f\v]++|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f\v]++|--[^\n\r]*+[\n\r])*+'")
 _BLOCK_EDGE = re.compile(r"/\*|\*/")
 _LITERALS = frozenset({"escape", "string", "dollar", "number"})
 _SPACE = frozenset({"space", "line", "block"})
