@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from muniment.judge import basics, globs
 from muniment.judge.policy import context, declared, judge, still_allowed
+from muniment.model.access import Admission
 from muniment.model.exchange import Action, Touch
-from muniment.model.identity import Provenance
+from muniment.model.identity import Identity, Initiator, Provenance
 from muniment.model.rules import (
     AllowRule,
     ApiKeyLogin,
@@ -488,45 +489,100 @@ def test_what_is_declared_is_one_line_a_target_and_rule() -> None:
     )
 
 
-def proof(method: str, issuer: str = "", **claims: str) -> Provenance:
-    return Provenance(method, issuer, "s", "gw", "", "", 0, 0, "", "", tuple(claims.items()), ())
+ISSUER = Issuer("github", "https://i.example.org", match=(("org", "1"),))
+BY_TOKEN = replace(JOB, logins=(OidcLogin("github", (("repo", "7"),)),))
+TOKEN = Provenance(
+    "oidc", ISSUER.url, "s", "gw", "", "RS256", 0, 0, "", "", (("more", "x"), ("org", "1"), ("repo", "7")), ()
+)
+KEY = replace(TOKEN, method="api-key", issuer="", alg="", claims=())
 
 
-def test_a_session_is_cut_only_when_the_new_rules_no_longer_allow_it() -> None:
-    rules = rules_of(READS, SAFETY)
-
-    def why(changed: Rules, provenance: Provenance | None = None, now_us: int = NOW, role: str = "ro") -> str:
-        return still_allowed(changed, "job", (), "billing", role, "db", now_us, provenance, BILLING)
-
-    assert why(rules) == ""
-    assert why(rules_of(READS, DROPS, WRITES)) == ""
-    assert "no grant" in why(rules_of(SAFETY))
-    assert "no grant" in why(rules_of(replace(READS, role="rw")))
-    assert "role rw" in why(rules, role="rw")
-    assert "registered" in why(replace(rules, identities={}))
-    assert "expired" in why(replace(rules, identities={"job": replace(JOB, expires_at_us=NOW)}))
-    assert why(replace(rules, identities={"job": replace(JOB, expires_at_us=NOW + 1)})) == ""
-    assert "no longer there" in why(replace(rules, targets={}))
-    assert "address" in why(replace(rules, targets={"billing": replace(BILLING, host="elsewhere")}))
-    assert why(replace(rules, targets={"billing": replace(BILLING, connections=3)})) == ""
+def admitted(provenance: Provenance = KEY, groups: Iterable[str] = (), role: str = "ro") -> Admission:
+    identity = Identity("job", "ci-job", "ada@example.org", frozenset(groups), Initiator(), provenance, "")
+    return Admission(identity, BILLING, role, "db", ("reads",), 1, 1 << 60)
 
 
-def test_a_session_is_cut_when_its_login_is_no_longer_trusted() -> None:
-    rules = rules_of(READS)
-    rules.issuers["github"] = Issuer("github", "https://i.example.org", match=(("org", "1"),))
-    rules.identities["job"] = replace(JOB, logins=(OidcLogin("github", (("repo", "7"),)),))
+def with_job(job: IdentityRule, *parts: Grant | Guard) -> Rules:
+    return replace(rules_of(*parts or (READS,)), identities={"job": job}, issuers={"github": ISSUER})
 
-    def why(provenance: Provenance) -> str:
-        return still_allowed(rules, "job", (), "billing", "ro", "db", NOW, provenance)
 
-    good = proof("oidc", "https://i.example.org", org="1", repo="7", more="x")
-    assert why(good) == ""
-    assert "oidc" in why(proof("oidc", "https://i.example.org", org="2", repo="7"))
-    assert "oidc" in why(proof("oidc", "https://i.example.org", org="1"))
-    assert "oidc" in why(proof("oidc", "https://other.example.org", org="1", repo="7"))
-    assert "api-key" in why(proof("api-key"))
-    del rules.issuers["github"]
-    assert "oidc" in why(good)
+def with_target(target: Target) -> Rules:
+    return replace(rules_of(READS), targets={"billing": target})
+
+
+def test_a_session_goes_on_while_the_rules_would_admit_it() -> None:
+    for rules in (
+        rules_of(READS, SAFETY),
+        rules_of(READS, DROPS, WRITES),
+        with_job(replace(JOB, expires_at_us=NOW + 1)),
+        with_target(replace(BILLING, connections=3, labels=())),
+        rules_of(replace(READS, expires_at_us=NOW + 1)),
+    ):
+        assert still_allowed(rules, admitted(), NOW) == ""
+    assert still_allowed(with_job(BY_TOKEN), admitted(TOKEN), NOW) == ""
+    in_group = rules_of(replace(READS, identity="", group="reporting"))
+    assert still_allowed(in_group, admitted(groups={"reporting"}), NOW) == ""
+
+
+@pytest.mark.parametrize(
+    ("rules", "why"),
+    [
+        (replace(rules_of(READS), identities={}), "identity job was removed"),
+        (with_job(replace(JOB, expires_at_us=NOW)), "has expired"),
+        (replace(rules_of(READS), targets={}), "target billing was removed"),
+        (with_target(replace(BILLING, host="elsewhere")), "another way"),
+        (with_target(replace(BILLING, port=5433)), "another way"),
+        (with_target(replace(BILLING, tls="verify-full")), "another way"),
+        (with_target(replace(BILLING, ca_file="ca.pem")), "another way"),
+        (with_target(replace(BILLING, protocol="other")), "another way"),
+        (with_target(replace(BILLING, roles=(Role("rw", None),))), "role ro was removed"),
+        (rules_of(), "no grant in force"),
+        (rules_of(replace(READS, role="rw")), "no grant in force"),
+        (rules_of(replace(READS, databases=("other",))), "no grant in force"),
+        (rules_of(replace(READS, target=Selector(name="stock"))), "no grant in force"),
+        (rules_of(replace(READS, expires_at_us=NOW)), "no grant in force"),
+        (rules_of(replace(READS, identity="", group="reporting")), "no grant in force"),
+    ],
+)
+def test_a_session_is_cut_when_the_rules_would_not_admit_it(rules: Rules, why: str) -> None:
+    assert why in still_allowed(rules, admitted(), NOW)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        replace(JOB, groups=frozenset()),
+        replace(JOB, groups=frozenset(), groups_claim="groups", groups_only=frozenset({"dba"})),
+        replace(JOB, groups=frozenset(), groups_only=frozenset({"reporting"})),
+    ],
+)
+def test_a_session_is_cut_when_it_has_a_group_that_it_could_no_longer_get(job: IdentityRule) -> None:
+    assert "no longer in reporting" in still_allowed(with_job(job), admitted(groups={"reporting"}), NOW)
+    kept = replace(job, groups_claim="groups", groups_only=frozenset({"reporting"}))
+    assert still_allowed(with_job(kept), admitted(groups={"reporting"}), NOW) == ""
+
+
+@pytest.mark.parametrize(
+    ("issuer", "job", "token"),
+    [
+        (ISSUER, BY_TOKEN, replace(TOKEN, claims=(("org", "2"), ("repo", "7")))),
+        (ISSUER, BY_TOKEN, replace(TOKEN, claims=(("org", "1"),))),
+        (ISSUER, BY_TOKEN, replace(TOKEN, issuer="https://other.example.org")),
+        (ISSUER, BY_TOKEN, replace(TOKEN, method="api-key")),
+        (ISSUER, BY_TOKEN, KEY),
+        (ISSUER, JOB, TOKEN),
+        (None, BY_TOKEN, TOKEN),
+        (replace(ISSUER, algorithms=("ES256",)), BY_TOKEN, TOKEN),
+        (replace(ISSUER, audience="other"), BY_TOKEN, TOKEN),
+        (replace(ISSUER, match=(("org", "1"), ("ref", "main"))), BY_TOKEN, TOKEN),
+        (ISSUER, replace(BY_TOKEN, logins=(OidcLogin("gitlab", (("repo", "7"),)),)), TOKEN),
+    ],
+)
+def test_a_session_is_cut_when_its_login_is_no_longer_trusted(
+    issuer: Issuer | None, job: IdentityRule, token: Provenance
+) -> None:
+    rules = replace(with_job(job), issuers={"github": issuer} if issuer is not None else {})
+    assert "no longer accepts the login" in still_allowed(rules, admitted(token), NOW)
 
 
 def test_the_judge_answers_for_every_mix_of_a_touch_and_a_rule() -> None:

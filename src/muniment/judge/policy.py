@@ -11,9 +11,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from muniment.judge import basics, globs, words
+from muniment.model.access import Admission
 from muniment.model.exchange import Action, Touch
 from muniment.model.identity import Provenance
-from muniment.model.rules import ApiKeyLogin, Grant, Guard, GuardRule, OidcLogin, Rules, Selector, Target, selects
+from muniment.model.rules import (
+    ApiKeyLogin,
+    Grant,
+    Guard,
+    GuardRule,
+    Issuer,
+    OidcLogin,
+    Rules,
+    Selector,
+    Target,
+    selects,
+)
 from muniment.model.verdict import Allow, Deny, Hold, Verdict
 
 # Names of rules that are nobody's document; no Grant or Guard may be called so.
@@ -283,39 +295,31 @@ def _declared(rules: Rules) -> Iterator[str]:
                 yield f"{start}|basics|{grant.basics}|"
 
 
-def still_allowed(
-    rules: Rules,
-    identity_name: str,
-    groups: Iterable[str],
-    target_name: str,
-    role: str,
-    database: str,
-    now_us: int,
-    provenance: Provenance | None = None,
-    opened_to: Target | None = None,
-) -> str:
-    """Why a live session must be cut after a change of the rules; empty when it may go on.
+def still_allowed(rules: Rules, admission: Admission, now_us: int) -> str:
+    """Why these rules would not give this admission again, so that its session must be cut; empty when they would.
 
-    provenance: how it was proved, so that a login that is no longer trusted ends it. opened_to: the target as it was
-    when the session opened, so that a moved target ends it.
+    What its token said is judged by the claims that were kept of it: a condition on any other claim cannot be shown to
+    hold. Which of its groups came from the token is not kept, so whatever the token may give now counts as given.
     """
-    identity = rules.identities.get(identity_name)
-    target = rules.targets.get(target_name)
-    if identity is None:
-        return f"identity {identity_name} is no longer registered"
-    if identity.expires_at_us and identity.expires_at_us <= now_us:
-        return f"identity {identity_name} has expired"
+    identity, was, role = admission.identity, admission.target, admission.role
+    name = identity.name
+    rule, target = rules.identities.get(name), rules.targets.get(was.name)
+    if rule is None:
+        return f"the identity {name} was removed"
+    if rule.expires_at_us and rule.expires_at_us <= now_us:
+        return f"the identity {name} has expired"
+    if not _proves(rules, rule.logins, identity.provenance):
+        return f"the identity {name} no longer accepts the login that opened this session"
+    if lost := identity.groups - rule.groups - (rule.groups_only if rule.groups_claim else frozenset()):
+        return f"the identity {name} is no longer in {', '.join(sorted(lost))}"
     if target is None:
-        return f"target {target_name} is no longer there"
-    if opened_to is not None and _place(opened_to) != _place(target):
-        return f"target {target_name} is now at another address or has other TLS rules"
-    secret = next((one for one in target.roles if one.name == role), None)
-    if secret is None:
-        return f"role {role} is no longer a role of target {target_name}"
-    if provenance is not None and not _proves(rules, identity.logins, provenance):
-        return f"the login by {provenance.method} is no longer one of identity {identity_name}"
-    if not context(rules, identity_name, groups, target, database, now_us, role).grants:
-        return f"no grant in force lets {identity_name} use database {words.shown(database)} at {target_name} as {role}"
+        return f"the target {was.name} was removed"
+    if _place(target) != _place(was):
+        return f"the target {was.name} is now reached in another way"
+    if all(known.name != role for known in target.roles):
+        return f"the role {role} was removed from {target.name}"
+    if not context(rules, name, identity.groups, target, admission.database, now_us, role).grants:
+        return f"no grant in force lets {name} into {words.shown(admission.database)} at {target.name} as {role}"
     return ""
 
 
@@ -325,7 +329,6 @@ def _place(target: Target) -> tuple[str, str, int, str, str]:
 
 def _proves(rules: Rules, logins: tuple[OidcLogin | ApiKeyLogin, ...], provenance: Provenance) -> bool:
     """Whether one of these bindings would take this proof. A claim that was not kept counts as another value."""
-    claims = set(provenance.claims)
     for login in logins:
         match login:
             case ApiKeyLogin():
@@ -333,8 +336,16 @@ def _proves(rules: Rules, logins: tuple[OidcLogin | ApiKeyLogin, ...], provenanc
                     return True
             case OidcLogin():
                 issuer = rules.issuers.get(login.issuer)
-                if issuer is not None and provenance.method == "oidc" and issuer.url == provenance.issuer:
-                    audience = not issuer.audience or issuer.audience == provenance.audience
-                    if audience and claims >= {*issuer.match, *login.match}:
-                        return True
+                if issuer is not None and provenance.method == "oidc" and _issued(issuer, login, provenance):
+                    return True
     return False
+
+
+def _issued(issuer: Issuer, login: OidcLogin, provenance: Provenance) -> bool:
+    """Whether this issuer's tokens are taken and this is one. Without an audience: the deployment's name, for good."""
+    return (
+        issuer.url == provenance.issuer
+        and provenance.alg in issuer.algorithms
+        and (not issuer.audience or issuer.audience == provenance.audience)
+        and set(provenance.claims) >= {*issuer.match, *login.match}
+    )

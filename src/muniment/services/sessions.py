@@ -8,8 +8,7 @@ from typing import Protocol
 
 from muniment.judge import policy
 from muniment.model.access import Session
-from muniment.model.identity import Identity
-from muniment.model.rules import ApiKeyLogin, IdentityRule, OidcLogin, Rules
+from muniment.model.rules import Rules
 
 
 class LiveSession(Protocol):
@@ -94,56 +93,11 @@ class Sessions:
 
 
 def no_longer_allowed(session: Session, rules: Rules, now_us: int) -> str:
-    """Why these rules would not let this session be; empty when they would.
-
-    What its token said is judged by the claims that were kept of it: a condition on any other claim cannot be shown to
-    hold and ends the session.
-    """
-    admission = session.admission
-    name = admission.identity.name
-    rule = rules.identities.get(name)
-    if rule is None:
-        return f"the identity {name} was removed"
-    if rule.expires_at_us and rule.expires_at_us <= now_us:
-        return f"the identity {name} has expired"
-    if not _still_proved(admission.identity, rule, rules):
-        return f"the identity {name} no longer accepts the login that opened this session"
-    if lost := _lost_groups(session, rule):
-        return f"the identity {name} is no longer in {', '.join(sorted(lost))}"
-    target = rules.targets.get(admission.target.name)
-    was = admission.target
-    if target is None:
-        return f"the target {was.name} was removed"
-    if (target.protocol, target.host, target.port, target.tls) != (was.protocol, was.host, was.port, was.tls):
-        return f"the target {was.name} is now reached in another way"
-    if all(role.name != admission.role for role in target.roles):
-        return f"the role {admission.role} was removed from {target.name}"
-    context = policy.context(rules, name, admission.identity.groups, target, admission.database, now_us)
-    if all(grant.role != admission.role for grant in context.grants):
-        return f"no grant in force lets {name} into {admission.database} at {target.name} as {admission.role}"
-    if session.opened_at_us + rule.max_age_s * 1_000_000 <= now_us:
+    """Why these rules would not let this session be; empty when they would. The judge says whether they would admit it
+    again; how long it has been open is known here alone."""
+    if why := policy.still_allowed(rules, session.admission, now_us):
+        return why
+    name = session.admission.identity.name
+    if session.opened_at_us + rules.identities[name].max_age_s * 1_000_000 <= now_us:
         return f"the identity {name} may not have sessions as old as this one"
     return ""
-
-
-def _still_proved(identity: Identity, rule: IdentityRule, rules: Rules) -> bool:
-    provenance = identity.provenance
-    if provenance.method == "api-key":
-        return any(isinstance(login, ApiKeyLogin) for login in rule.logins)
-    claims = dict(provenance.claims)
-    for login in rule.logins:
-        if not isinstance(login, OidcLogin):
-            continue
-        issuer = rules.issuers.get(login.issuer)
-        if issuer is None or issuer.url != provenance.issuer or provenance.alg not in issuer.algorithms:
-            continue
-        if all(claims.get(claim) == wanted for claim, wanted in (*issuer.match, *login.match)):
-            return True
-    return False
-
-
-def _lost_groups(session: Session, rule: IdentityRule) -> frozenset[str]:
-    """The groups that the session has and a new one could not get. Which of them came from the token is not kept, so
-    whatever the token may give now counts as given."""
-    from_token = rule.groups_only if rule.groups_claim else frozenset()
-    return session.admission.identity.groups - rule.groups - from_token
