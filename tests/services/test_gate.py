@@ -293,3 +293,69 @@ def test_what_cannot_be_masked_is_refused_before_release(tmp_path: Path) -> None
         assert all(isinstance(verdict, Deny) for _, verdict in half.rulings)
 
     in_a_house(tmp_path, body, MASKED.replace("verbs: [select, drop]", "verbs: [select, drop, copy]"))
+
+
+def test_a_repeated_read_has_the_line_of_a_first_one(tmp_path: Path) -> None:
+    async def body(house: House, gate: Gate, half: Half) -> None:
+        for ticket in range(1, 4):
+            half.ask(ask(ticket, "SELECT total FROM invoices WHERE total = $1", str(ticket).encode()))
+            await until(lambda: len(half.rulings) == ticket)  # noqa: B023
+        half.ask(ask(4, "SELECT total FROM invoices WHERE total = 9"))
+        await until(lambda: len(half.rulings) == 4)
+        half.ask(ask(5, "SELECT total FROM invoices WHERE total = 10"))
+        assert len(half.rulings) == 5
+        leaves = house.written(Request)
+        assert [leaf.pop("n") for leaf in leaves] == [1, 2, 3, 4, 5]
+        for leaf in leaves:
+            for name in ("iseq", "iprev", "t", "sd"):
+                leaf.pop(name)
+        assert leaves == leaves[:1] * 5
+        for ticket, (_, verdict) in enumerate(half.rulings, 1):
+            assert verdict == half.verdict(1)
+            half.turnstile.ended(ticket, Outcome("ok"))  # type: ignore[union-attr]
+        gate.flush()
+        results = house.written(Response)[-1]["results"]
+        assert [result.split(":")[1] for result in results] == ["1", "2", "3", "4", "5"]
+
+    in_a_house(tmp_path, body)
+
+
+def test_a_repeated_read_under_other_names_is_judged_anew(tmp_path: Path) -> None:
+    async def body(house: House, gate: Gate, half: Half) -> None:
+        half.ask(ask(1, "SELECT total FROM invoices"))
+        await until(lambda: half.rulings)
+        elsewhere = Statement("SELECT total FROM invoices", names=Names(CATALOG, ("pg_catalog",)))
+        half.ask(Ask(2, elsewhere))
+        await until(lambda: len(half.rulings) == 2)
+        first, second = house.written(Request)
+        assert first["touches"] == ["select relation public.invoices"]
+        assert second["touches"] != first["touches"]
+
+    in_a_house(tmp_path, body)
+
+
+def test_a_repeated_read_with_values_to_hide_is_recorded_without_them(tmp_path: Path) -> None:
+    async def body(house: House, gate: Gate, half: Half) -> None:
+        for ticket, value in enumerate([b"one", b"two", b"4111111111111111", b"three"], 1):
+            half.ask(ask(ticket, "SELECT $1::text", value))
+            await until(lambda: len(half.rulings) == ticket)  # noqa: B023
+        for ticket, text in ((5, "1234"), (6, "4111111111111111"), (7, "4111111111111111")):
+            half.ask(ask(ticket, f"SELECT '{text}'"))
+            await until(lambda: len(half.rulings) == ticket)  # noqa: B023
+        hidden = [leaf.get("redacted", False) for leaf in house.written(Request)]
+        assert hidden == [False, False, True, False, False, True, True]
+
+    in_a_house(tmp_path, body, MASKED)
+
+
+def test_a_repeated_read_is_ruled_on_no_more_once_the_journal_failed(tmp_path: Path) -> None:
+    async def body(house: House, gate: Gate, half: Half) -> None:
+        for ticket in (1, 2):
+            half.ask(ask(ticket, "SELECT total FROM invoices"))
+            await until(lambda: len(half.rulings) == ticket)  # noqa: B023
+        house.journal.failed = "the disk is gone"
+        half.ask(ask(3, "SELECT total FROM invoices"))
+        assert len(half.rulings) == 2
+        assert half.failed
+
+    in_a_house(tmp_path, body)

@@ -57,6 +57,41 @@ def test_what_append_wrote_is_in_the_files_when_it_returns(evidence: Path, keys:
             assert len(check(evidence, keys)) == journal.last_iseq == number
 
 
+def test_a_request_that_comes_again_is_written_as_any_other(evidence: Path, keys: Keys) -> None:
+    offered: list[SyncedLine] = []
+    with opened(evidence, keys) as (journal, _):
+        journal.add_sink(offered.extend)
+        assert journal.again(request(1)) is None  # the very first line names no line before it
+        journal.append([opening(), request(1)])
+        again = journal.again(request(1))
+        assert again is not None
+        for n in range(2, 5):
+            journal.append_again(again, n, b"select 1", b"\x00\x01" if n != 3 else b"")
+            assert len(check(evidence, keys)) == journal.last_iseq == n + 1
+        journal.append([response(1, 2, 3)])
+        journal.flush()
+        assert [line.line for line in offered] == lines_of(evidence)
+        fields = [payloads.read(evidence, INSTANCE, keys, line.iseq, line.payload) for line in offered[1:5]]
+        assert [each.fields.get("parameters") for each in fields if each] == [b"\0\1", b"\0\1", None, b"\0\1"]
+    with opened(evidence, keys) as (_, found):
+        assert found.open_exchanges == (("s-1", 4),)
+
+
+def test_a_failed_journal_takes_no_request_that_comes_again(evidence: Path, keys: Keys) -> None:
+    with opened(evidence, keys) as (journal, _):
+        journal.append([opening(), request(1)])
+        again = journal.again(request(1))
+        assert again is not None
+        os.close(journal._files.payloads)
+        with pytest.raises(Unavailable):
+            journal.append_again(again, 2, b"select 1", b"")
+        assert journal.failed
+        with pytest.raises(Unavailable):
+            journal.append_again(again, 3, b"select 1", b"")
+        journal._files.payloads = os.open(os.devnull, os.O_WRONLY)
+        assert len(lines_of(evidence)) == 2
+
+
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(st.lists(st.sampled_from(ENTRIES), max_size=5), max_size=6), reopen=st.integers(0, 6))
 def test_any_batches_over_any_restart_are_one_chain(

@@ -78,10 +78,29 @@ def test_requests_that_differ_in_one_field_never_share_a_line(entry: Request, da
             assert line == plainly(each, found[0].secret if found else b"", 7, "ab" * 32, 9)
 
 
+@given(requests, counts, counts, counts, st.binary(min_size=1, max_size=40), st.binary(max_size=40))
+def test_a_request_that_comes_again_gives_the_same_bytes(
+    entry: Request, n: int, iseq: int, t_us: int, statement: bytes, parameters: bytes
+) -> None:
+    encoder = Encoder(INSTANCE)
+    again = encoder.again(entry)
+    assert (again is None) == bool(entry.why or not entry.ses)
+    if again is not None:
+        line, record = encoder.encode_again(again, n, statement, parameters, iseq, "ab" * 32, t_us)
+        text = statement.decode("utf-8", "surrogateescape")
+        whole = dataclasses.replace(entry, n=n, statement=text, parameters=parameters)
+        (found,) = _records(record)
+        assert line == plainly(whole, found.secret, iseq, "ab" * 32, t_us)
+        assert found.fields == secrets(whole)
+
+
 def test_every_record_has_its_own_secret() -> None:
     encoder = Encoder(INSTANCE)
     records = [encoder.encode(Request(ses="s", statement="x"), 1, "ab" * 32, 0)[1] for _ in range(1000)]
-    assert len({next(_records(record)).secret for record in records}) == 1000
+    again = encoder.again(Request(ses="s", statement="x"))
+    assert again is not None
+    records += [encoder.encode_again(again, 1, b"x", b"", 1, "ab" * 32, 0)[1] for _ in range(1000)]
+    assert len({next(_records(record)).secret for record in records}) == 2000
 
 
 def test_the_shapes_that_a_client_can_make_are_bounded() -> None:

@@ -18,27 +18,11 @@ from muniment.model.verdict import Masks
 from muniment.services.approvals import Approvals
 from muniment.services.reading import Reader
 from muniment.store.journal import Journal
-from muniment.store.lines import Again
 
 BATCH = 64  # responses on one line
 FLUSH_S = 0.25  # how long a response waits for others
 
 Spawn = Callable[[str, Coroutine[Any, Any, None]], object]
-
-
-class _Repeat:
-    """A plain read that was allowed, and will be asked again with other values: nothing about it has to be found out
-    anew while the rules and the names stay what they were."""
-
-    __slots__ = ("action", "again", "names", "statement", "text", "verdict")
-
-    def __init__(self, statement: Statement, action: Action, verdict: Allow, again: Again) -> None:
-        self.text = statement.text
-        self.names = statement.names
-        self.action = action
-        self.verdict = verdict
-        self.again = again
-        self.statement = statement.text.encode("utf-8", "surrogateescape")
 
 
 class Gate:

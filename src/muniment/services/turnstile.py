@@ -7,6 +7,7 @@ is ruled on at once, in the same call, and costs no task.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
@@ -16,15 +17,19 @@ from muniment.judge import policy
 from muniment.model.access import Session
 from muniment.model.effects import Ask
 from muniment.model.entries import Entry, Request
-from muniment.model.errors import Unavailable
+from muniment.model.errors import ProtocolError, Unavailable
 from muniment.model.exchange import Action, Catalog, Outcome, Phase, Statement
 from muniment.model.rules import Durability, Rules
 from muniment.model.verdict import Allow, Deny, Hold, Masks, Verdict
 from muniment.services import leaves
 from muniment.services.approvals import Held, Question
 from muniment.services.gate import Gate
+from muniment.services.repeats import Repeats
+
+log = logging.getLogger("muniment.gate")
 
 MAX_CACHED = 2_000  # verdicts that one session keeps
+TURN = 256  # rulings that one session gets before the others have their turn
 REMIND_S = 30.0  # how often a held client is told that it still waits
 
 
@@ -73,7 +78,8 @@ class Turnstile:
         self._rules: Rules | None = None
         self._context: policy.Context | None = None
         self._until_us = 0
-        self._cache: dict[int, tuple[Action, Statement, Verdict, str | None]] = {}
+        self._cache: dict[int, tuple[Action, Statement, Verdict, str | None, bool]] = {}  # True: its text matters
+        self._repeats = Repeats()
         self._closed = False
 
     @property
@@ -83,6 +89,8 @@ class Turnstile:
 
     def ask(self, asks: Sequence[Ask]) -> None:
         """Have these judged, in this order. What can be ruled on now is, before this returns."""
+        if len(asks) == 1 and not self._walking and not self._queue and self._repeated(asks[0]):
+            return
         self._queue.extend(asks)
         if not self._walking:
             self._walk()
@@ -109,11 +117,17 @@ class Turnstile:
     # --- one after the other --------------------------------------------------------------------------------------
 
     def _walk(self) -> None:
-        """Rule on all that needs no wait; leave the rest to a task."""
+        """Rule on all that needs no wait; leave the rest to a task. What a ruling lets in is asked while this runs,
+        and is ruled on by the same loop."""
+        self._walking = True
+        ruled = 0
         while self._queue and not self._closed:
+            if ruled >= TURN:
+                self._start(asyncio.sleep(0))
+                return
             batch: list[_Judged] = []
             unread = False
-            while self._queue:
+            while self._queue and len(batch) < TURN:
                 ask = self._queue[0]
                 if not self._client.wants(ask.ticket):
                     self._queue.popleft()
@@ -137,10 +151,33 @@ class Turnstile:
                 if waits:
                     self._start(self._finish(batch))
                     return
+                ruled += len(batch)
                 self._client.ruled([(judged.ask.ticket, self._final(judged), judged.action) for judged in batch])
             elif unread:
                 self._start(self._read(self._queue[0]))
                 return
+        self._walking = False
+
+    def _repeated(self, ask: Ask) -> bool:
+        """The same in a tenth of the time, for a read like one that was allowed before. Returns whether it was one."""
+        gate, statement = self._gate, ask.statement
+        if (
+            self._closed
+            or statement.phase is not Phase.EXECUTE
+            or gate.rules() is not self._rules
+            or gate.now_us() >= self._until_us
+            or (repeat := self._repeats.like(statement, gate.reader, self._protocol)) is None
+        ):
+            return False
+        self._n += 1
+        self._numbers[ask.ticket] = self._n
+        try:
+            repeat.record(gate.journal, self._n, statement)
+        except Unavailable as down:
+            self._client.broken(down.what)
+            return True
+        self._client.ruled(((ask.ticket, repeat.verdict, repeat.action),))
+        return True
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._walking = True
@@ -149,12 +186,16 @@ class Turnstile:
     async def _then_walk(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
+            self._walking = False
+            if not self._closed:
+                self._walk()
         except Unavailable as down:
             self._client.broken(down.what)
-            return
-        self._walking = False
-        if not self._closed:
-            self._walk()
+        except ProtocolError as broke:  # in what had waited behind the ruling
+            self._client.broken(str(broke))
+        except Exception:  # our own fault: a session that nobody rules on would hang for ever
+            log.exception("session %s: our own fault; it is ended", self._session.id)
+            self._client.broken("internal error")
 
     async def _read(self, ask: Ask) -> None:
         await self._gate.reader.action(self._protocol, ask.statement)
@@ -183,6 +224,7 @@ class Turnstile:
         self._until_us = min(ends, default=1 << 62)
         self._rules, self._context = rules, context
         self._cache.clear()
+        self._repeats.clear()
         return context
 
     def _judge(self, ask: Ask, action: Action) -> _Judged:
@@ -193,7 +235,7 @@ class Turnstile:
             context = self._renew(rules, now_us)
         statement = ask.statement
         kept = self._cache.get(id(action))
-        if kept is None or kept[1].names != statement.names:
+        if kept is None or kept[1].names != statement.names or (kept[4] and kept[1].text != statement.text):
             verdict = policy.judge(context, action)
             if not leaves.fits(action):
                 verdict = Deny("reader", "it names more than one record can hold", "Split the statement.")
@@ -209,7 +251,7 @@ class Turnstile:
                     verdict = Allow(verdict.rule, masks, shown)
             if len(self._cache) >= MAX_CACHED:
                 self._cache.clear()
-            kept = self._cache[id(action)] = (action, statement, verdict, shown)
+            kept = self._cache[id(action)] = (action, statement, verdict, shown, masks is not None)
         verdict, shown = kept[2], kept[3]
         if (
             shown is None
@@ -237,6 +279,7 @@ class Turnstile:
     def _record(self, batch: list[_Judged]) -> bool:
         """Write the requests of a batch with one append. Returns whether its release must wait (disk or people)."""
         entries: list[Entry] = []
+        repeats: list[tuple[_Judged, Request]] = []
         waits = False
         for at, judged in enumerate(batch):
             statement, verdict = judged.ask.statement, judged.verdict
@@ -244,10 +287,17 @@ class Turnstile:
                 isinstance(verdict, Deny) and not self._comes_again(statement.text, batch[at + 1 :])
             ):
                 continue
-            entries.append(self._request(judged))
-            waits = waits or isinstance(verdict, Hold) or self._on_disk(judged)
+            request = self._request(judged)
+            entries.append(request)
+            wait = isinstance(verdict, Hold) or self._on_disk(judged)
+            waits = waits or wait
+            if not wait and isinstance(verdict, Allow) and judged.shown is None:
+                repeats.append((judged, request))
         if entries:
             self._gate.journal.append(entries)
+        for judged, request in repeats:
+            assert isinstance(judged.verdict, Allow)
+            self._repeats.keep(judged.ask.statement, judged.action, judged.verdict, self._gate.journal.again(request))
         return waits
 
     def _comes_again(self, text: str, behind: Sequence[_Judged]) -> bool:
@@ -294,7 +344,11 @@ class Turnstile:
         hold = judged.verdict
         assert isinstance(hold, Hold)
         ticket, statement = judged.ask.ticket, judged.ask.statement
-        held = await self._gate.approvals.ask(self._question(judged, hold))
+        try:
+            held = await self._gate.approvals.ask(self._question(judged, hold))
+        except Unavailable as down:  # it is refused, and the session lives on
+            self._refuse(judged, Deny(hold.rule, f"nobody could be asked: {down.what}", down.mend))
+            return
         if held.state == "approved":
             await self._release(judged, held)
             return
@@ -334,19 +388,26 @@ class Turnstile:
 
     async def _release(self, judged: _Judged, held: Held) -> None:
         """It was approved. Rules may have changed meanwhile: judge again, spend the approval, then let it go."""
+        hold = judged.verdict
+        assert isinstance(hold, Hold)
         again = self._judge(judged.ask, judged.action)
+        leaf = ""
+        if not isinstance(again.verdict, Deny):
+            wanted = again.verdict if isinstance(again.verdict, Hold) else None
+            leaf = await self._gate.approvals.use(held.id, self._session.id, self._n + 1, wanted)
+            again = self._judge(judged.ask, judged.action)  # they may have changed once more while it was spent
+            if isinstance(again.verdict, Hold) and again.verdict != wanted:
+                leaf = ""
         if isinstance(again.verdict, Deny):
             self._gate.journal.append([self._request(again)])
             self._refuse(judged, again.verdict)
             return
-        hold = judged.verdict
-        assert isinstance(hold, Hold)
-        now_wanted = again.verdict if isinstance(again.verdict, Hold) else None
-        leaf = await self._gate.approvals.use(held.id, self._session.id, self._n + 1, now_wanted)
         if not leaf:
             message = "the approval was used, has expired, or is not the one that the rules want now"
             self._refuse(judged, Deny(hold.rule, message, "Run the statement again to ask anew."))
             return
+        if self._closed or not self._client.wants(judged.ask.ticket):
+            return  # withdrawn while it was spent: what is not released is not recorded as released
         grant = hold.grant or hold.rule
         if isinstance(again.verdict, Hold):
             again.verdict = Allow(grant, self._masks_of(judged), judged.shown)

@@ -24,6 +24,7 @@ _INNER_REST = b"\x36" * 32  # HMAC pads a key of 32 bytes with zeros to SHA-256'
 _OUTER_REST = b"\x5c" * 32
 _POOL_BYTES = 4096  # one call of the system's generator gives 128 secrets
 _MAX_TEMPLATES = 2048  # shapes kept at once, so that a client which makes new ones forever costs time, not memory
+_PACK = RECORD.pack
 _MAX_TEMPLATE = 4096  # characters; longer shapes are encoded in full each time
 
 
@@ -51,6 +52,24 @@ _FIELDS: dict[str, Field] = {}  # a handful: the committed fields of the model
 _STATEMENT = _FIELDS["statement"] = _new_field("statement")
 _PARAMETERS = _FIELDS["parameters"] = _new_field("parameters")
 _WHY = _FIELDS["why"] = _new_field("why")
+
+
+class Again:
+    """A request of a session that comes again and again with other values: all of its line but these.
+
+    with_values, without: the line as a format string, with and without bound values.
+    """
+
+    __slots__ = ("decision", "ses", "with_values", "without")
+
+    def __init__(self, ses: str, decision: str, template: str) -> None:
+        quoted = encode_basestring(ses).replace("%", "%%")
+        before, behind = template.split('"sd":{%s"}')
+        behind = behind.replace('"ses":%s', f'"ses":{quoted}')
+        self.ses = ses
+        self.decision = decision
+        self.without = f'{before}"sd":{{"statement":"%s"}}{behind}'
+        self.with_values = f'{before}"sd":{{"parameters":"%s","statement":"%s"}}{behind}'
 
 
 class Encoder:
@@ -98,18 +117,7 @@ class Encoder:
             hidden.append((_STATEMENT, entry.statement.encode("utf-8", "surrogateescape")))
         if entry.why:
             hidden.append((_WHY, entry.why.encode("utf-8", "surrogateescape")))
-        shape = (
-            entry.decision,
-            entry.rule,
-            entry.rules,
-            entry.touches,
-            entry.traits,
-            entry.complete,
-            entry.reader,
-            entry.phase,
-            entry.approval,
-            entry.redacted,
-        )
+        shape = _shape(entry)
         template = self._templates.get(shape) or self._template(shape, entry)
         if not template or not hidden or not iprev or not entry.ses:
             return self._any(entry, secrets(entry), iseq, iprev, t_us)
@@ -123,6 +131,36 @@ class Encoder:
         if len(line) > canonical.MAX_BYTES or entry.n > canonical.MAX_INTEGER:
             raise CanonicalError("a request that does not fit in one line")
         return line, RECORD.pack(iseq, len(hidden), secret) + packed
+
+    def again(self, entry: Request) -> Again | None:
+        """What `encode_again` takes for requests that differ from this one in `n`, statement and parameters alone; None
+        where it has no place in it (a reason) or is too long."""
+        if entry.why or not entry.ses:
+            return None
+        shape = _shape(entry)
+        template = self._templates.get(shape) or self._template(shape, entry)
+        return Again(entry.ses, entry.decision, template) if template else None
+
+    def encode_again(
+        self, again: Again, n: int, statement: bytes, parameters: bytes, iseq: int, iprev: str, t_us: int
+    ) -> tuple[bytes, bytes]:
+        """The same as `encode` of the whole request, at half the cost. statement: not empty."""
+        secret = self._secret()
+        inner = secret.translate(_INNER)
+        outer = secret.translate(_OUTER) + _OUTER_REST
+        salt = sha256(outer + sha256(inner + _STATEMENT.salt).digest()).digest()
+        inside = sha256(salt.translate(_INNER) + _STATEMENT.commit + statement).digest()
+        said = sha256(salt.translate(_OUTER) + _OUTER_REST + inside).hexdigest()
+        packed = _STATEMENT.packed + len(statement).to_bytes(4, "big") + statement
+        if not parameters:
+            line = again.without % (iprev, iseq, n, said, t_us)
+            return line.encode(), _PACK(iseq, 1, secret) + packed
+        salt = sha256(outer + sha256(inner + _PARAMETERS.salt).digest()).digest()
+        inside = sha256(salt.translate(_INNER) + _PARAMETERS.commit + parameters).digest()
+        bound = sha256(salt.translate(_OUTER) + _OUTER_REST + inside).hexdigest()
+        line = again.with_values % (iprev, iseq, n, bound, said, t_us)
+        head = _PACK(iseq, 2, secret) + _PARAMETERS.packed + len(parameters).to_bytes(4, "big")
+        return line.encode(), head + parameters + packed
 
     def _template(self, shape: tuple[Any, ...], entry: Request) -> str:
         """The canonical line of this shape with holes; empty if it is too long to keep."""
@@ -141,6 +179,22 @@ class Encoder:
             self._templates.clear()
         self._templates[shape] = text
         return text
+
+
+def _shape(entry: Request) -> tuple[Any, ...]:
+    """What the lines of requests that share a template have in common."""
+    return (
+        entry.decision,
+        entry.rule,
+        entry.rules,
+        entry.touches,
+        entry.traits,
+        entry.complete,
+        entry.reader,
+        entry.phase,
+        entry.approval,
+        entry.redacted,
+    )
 
 
 def seal_fields(secret: bytes, hidden: list[tuple[Field, bytes]]) -> tuple[list[str], bytes]:

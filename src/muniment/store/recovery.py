@@ -58,7 +58,7 @@ class Unfinished:
         """Take up an entry that was written. On the hot path."""
         kind = entry.__class__
         if kind is Request:
-            self._asked(entry.ses, entry.n, entry.decision)  # type: ignore[attr-defined]
+            self.asked(entry.ses, entry.n, entry.decision)  # type: ignore[attr-defined]
         elif kind is Response:
             self._answered(entry.results)  # type: ignore[attr-defined]
         elif kind is SessionOpen:
@@ -72,7 +72,7 @@ class Unfinished:
         """Take up a line that was read."""
         kind = line["kind"]
         if kind == Request.kind:
-            self._asked(line.get("ses", ""), line["n"], line.get("decision", ""))
+            self.asked(line.get("ses", ""), line["n"], line.get("decision", ""))
         elif kind == Response.kind:
             self._answered(line.get("results", ()))
         elif kind == SessionOpen.kind:
@@ -82,7 +82,8 @@ class Unfinished:
         elif kind == InstanceStart.kind:
             self.boot = line.get("boot", "")
 
-    def _asked(self, ses: str, n: int, decision: str) -> None:
+    def asked(self, ses: str, n: int, decision: str) -> None:
+        """Take up a request."""
         if self.sessions.get(ses, n) < n:
             self.sessions[ses] = n
         if decision != "deny":  # a refusal has run nothing: its outcome is the decision itself
