@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import socket
 import struct
+import subprocess
 import sys
 import time
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from typing import Generic, TypeVar
 
 from muniment.model.errors import Unavailable
@@ -171,55 +172,74 @@ class _Died(Exception):
 
 
 class _Helper:
-    """One helper process, started when it is needed."""
+    """One helper process, started when it is needed, at the other end of a socket pair."""
 
     def __init__(self) -> None:
-        self._process: Process | None = None
-
-    async def start(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            return
-        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
-        command = (sys.executable, "-P", "-m", "muniment.services.reading_worker")
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=kept, start_new_session=True
-            )
-        except OSError as error:
-            raise Unavailable("the process that reads statements cannot be started", str(error)) from error
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def read(self, data: bytes, timeout_s: float) -> Reading:
         """Have one text read. TimeoutError, _Died."""
-        stdout = await self._ask(data)
+        stream = await self._ask(data)
         async with asyncio.timeout(timeout_s):
             try:
-                (length,) = struct.unpack("!I", await stdout.readexactly(4))
+                (length,) = struct.unpack("!I", await stream.readexactly(4))
                 if length > MAX_ANSWER_BYTES:
                     raise _Died
-                return Reading.from_json(await stdout.readexactly(length))
+                return Reading.from_json(await stream.readexactly(length))
             except (asyncio.IncompleteReadError, ConnectionError, ValueError) as error:
                 raise _Died from error
 
     async def _ask(self, data: bytes) -> asyncio.StreamReader:
         """Send a text. A helper that died before it got one is started anew; the text is not to blame."""
         for _ in range(STARTS):
-            await self.start()
-            process = self._process
-            if process is None or process.stdin is None or process.stdout is None:
-                continue
+            if self._process is None or self._process.poll() is not None or self._stream is None:
+                self.kill()
+                self._stream = await self._start()
+            reader, writer = self._stream
             try:
-                process.stdin.write(struct.pack("!I", len(data)) + data)
-                await process.stdin.drain()
+                writer.write(struct.pack("!I", len(data)) + data)
+                await writer.drain()
             except ConnectionError:
                 self.kill()
                 continue
-            return process.stdout
+            return reader
         raise Unavailable("the process that reads statements ends at once", "see whether memory is short")
 
+    async def _start(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = await asyncio.to_thread(_spawn, theirs)
+        except OSError as error:
+            ours.close()
+            raise Unavailable("the process that reads statements cannot be started", str(error)) from error
+        finally:
+            theirs.close()
+        return await asyncio.open_connection(sock=ours)
+
     def kill(self) -> None:
+        """End the process; another is started when one is needed."""
         process, self._process = self._process, None
-        if process is not None and process.returncode is None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream[1].close()
+        if process is not None:
             process.kill()
+            process.wait()  # a killed process is gone within a moment
+
+
+def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """Start a helper. It gets none of our environment but where programs and packages are."""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
+    command = (sys.executable, "-P", "-m", "muniment.services.reading_worker")
+    return subprocess.Popen(
+        command,
+        stdin=theirs.fileno(),
+        stdout=theirs.fileno(),
+        stderr=subprocess.DEVNULL,
+        env=kept,
+        start_new_session=True,
+    )
 
 
 class _Cache(Generic[_Value]):
