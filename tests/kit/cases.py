@@ -11,6 +11,7 @@ from muniment.model.exchange import Catalog, Relation
 from muniment.model.rules import Mask, Selector
 from muniment.model.verdict import Masks
 from muniment.protocols.postgres import frames
+from tests.scan.frames import row
 from tests.transcripts import tapes
 
 Chunks = list[tuple[Side, bytes]]
@@ -54,20 +55,12 @@ def masks() -> Masks:
     return made
 
 
-def described(*columns: tuple[str, int, int, int]) -> bytes:
-    """A RowDescription: (name, table, column number, type)."""
+def described(*columns: tuple[str, int, int, int], form: int = 0) -> bytes:
+    """A RowDescription: (name, table, column number, type). form: 0 for text, 1 for binary, of all."""
     body = struct.pack("!h", len(columns))
     for name, table, number, kind in columns:
-        body += name.encode() + b"\0" + struct.pack("!ihihih", table, number, kind, -1, -1, 0)
+        body += name.encode() + b"\0" + struct.pack("!ihihih", table, number, kind, -1, -1, form)
     return frames.frame(b"T", body)
-
-
-def row(*values: bytes | None) -> bytes:
-    """A DataRow."""
-    body = struct.pack("!h", len(values))
-    for value in values:
-        body += struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value
-    return frames.frame(b"D", body)
 
 
 def tag(text: str) -> bytes:

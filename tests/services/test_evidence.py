@@ -23,31 +23,17 @@ from muniment.services.approvals import Question
 from muniment.services.evidence import Event
 from muniment.store.index import Filters
 from muniment.store.recordings import Frame, Recorder, path_of
+from tests.kit.cases import READY, described, tag
+from tests.scan.frames import row
 from tests.services.house import MANIFESTS, House, person_manifest
 from tests.services.people import Signer, make_person
 
-
-def columns(*given: tuple[str, int, int]) -> bytes:
-    """A RowDescription of (name, type, format)."""
-    body = struct.pack("!h", len(given))
-    for name, kind, form in given:
-        body += name.encode() + b"\0" + struct.pack("!ihihih", 0, 0, kind, -1, -1, form)
-    return frames.frame(b"T", body)
-
-
-def row(*values: bytes | None) -> bytes:
-    body = struct.pack("!h", len(values))
-    for value in values:
-        body += struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value
-    return frames.frame(b"D", body)
-
-
-def complete(tag: str) -> bytes:
-    return frames.frame(b"C", tag.encode() + b"\0") + frames.frame(b"Z", b"I")
-
-
 RESULT = (
-    columns(("id", 23, 0), ("card", 25, 0)) + row(b"1", b"4111********1111") + row(b"2", None) + complete("SELECT 2")
+    described(("id", 0, 0, 23), ("card", 0, 0, 25))
+    + row(b"1", b"4111********1111")
+    + row(b"2", None)
+    + tag("SELECT 2")
+    + READY
 )
 
 
@@ -81,16 +67,16 @@ def test_damaged_bytes_are_shown_as_far_as_they_go(data: bytes) -> None:
 
 
 def test_a_long_result_comes_in_parts_and_binary_values_are_read() -> None:
-    stream = columns(("n", 23, 1), ("b", 16, 1), ("u", 2950, 1), ("x", 17, 1))
+    stream = described(("n", 0, 0, 23), ("b", 0, 0, 16), ("u", 0, 0, 2950), ("x", 0, 0, 17), form=1)
     values = (struct.pack("!i", 5), b"\1", bytes(16), b"\xff")
-    stream += row(*values) * 250 + complete("SELECT 250")
+    stream += row(*values) * 250 + tag("SELECT 250") + READY
     seen = [one for one in shown(stream) if one.what == "rows"]
     assert [len(one.rows) for one in seen] == [100, 100, 50]
     assert seen[0].rows[0] == ("5", "t", "00000000-0000-0000-0000-000000000000", "\\xff")
 
 
 def test_a_value_cannot_break_the_table_or_move_a_cursor() -> None:
-    seen = shown(columns(("a\x1b[2J", 25, 0)) + row(b"x\ny\x1b[31m") + complete("SELECT 1"))
+    seen = shown(described(("a\x1b[2J", 0, 0, 25)) + row(b"x\ny\x1b[31m") + tag("SELECT 1") + READY)
     assert "\x1b" not in seen[0].text and len(seen[0].text.splitlines()) == 3
 
 
@@ -152,7 +138,7 @@ async def lived(house: House, signer: Signer) -> None:
                            "s-1:4:refused:0:0:42501::"))]
     )  # fmt: skip
     refusal = frames.error("42501", "denied by no-grant")
-    recorder.write(house.now_us(), 1, complete("DROP DATABASE"))
+    recorder.write(house.now_us(), 1, tag("DROP DATABASE") + READY)
     recorder.write(house.now_us(), 2, refusal)
     recorder.close()
     house.end(exchanges=4)
