@@ -41,9 +41,12 @@ class Catalogs:
     async def get(self, target: str, database: str, role: str) -> Catalog:
         """The catalogue, at most 30 s old. Unavailable when the target does not give it."""
         kept = self._kept.get((target, database, role))
-        if kept is not None and self._now_us() - kept.loaded_at_us < FRESH_US:
+        if kept is not None and self._is_fresh(kept):
             return kept
-        return await self._load(target, database, role, lambda c: self._now_us() - c.loaded_at_us < FRESH_US)
+        return await self._load(target, database, role, self._is_fresh)
+
+    def _is_fresh(self, catalog: Catalog) -> bool:
+        return 0 <= self._now_us() - catalog.loaded_at_us < FRESH_US  # from the future: the clock was set back
 
     async def fresh(self, target: str, database: str, role: str, than: Catalog | None) -> Catalog:
         """One that was loaded after this call or later than `than`."""

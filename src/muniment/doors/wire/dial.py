@@ -12,7 +12,7 @@ from muniment.model.rules import Target
 from muniment.protocols.postgres import frames
 
 CONNECT_S = 5.0
-CANCEL_S = 5.0
+CANCEL_S = 10.0
 
 
 async def dial(target: Target) -> Pipe:
@@ -43,19 +43,28 @@ async def secure(pipe: Pipe, target: Target) -> str:
         raise Unavailable(f"TLS with target {target.name} failed ({error})", mend) from error
 
 
-async def cancel(target: Target, pid: int, key: bytes) -> None:
-    """Send a cancel request to a target, and return when it has closed the connection or `CANCEL_S` have passed."""
+async def cancel(target: Target, pid: int, key: bytes) -> bool:
+    """Send a cancel request to a target, and return when it has closed the connection: then it was carried out.
+
+    False: it did not within `CANCEL_S`, so the request may still be carried out at any time later. Unavailable, or True
+    without effect: it was not sent.
+    """
     pipe = await dial(target)
+    sent = False
     try:
         async with asyncio.timeout(CANCEL_S):
             if target.tls != "disable":
                 pipe.write(frames.SSL_REQUEST_PACKET)
                 if await pipe.read(1) != b"S":
-                    return
+                    return True
                 await secure(pipe, target)
+            sent = True
             pipe.write(struct.pack("!iiI", 12 + len(key), frames.CANCEL_REQUEST, pid) + key)
             await pipe.until_lost()
-    except (TimeoutError, Gone):
+    except TimeoutError:
+        return not sent
+    except Gone:
         pass
     finally:
         pipe.abort()
+    return True

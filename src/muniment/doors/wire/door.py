@@ -67,7 +67,7 @@ class Door:
     refuse: Callable[[], str]
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
     cancels: dict[int, tuple[int, Cancellable]] = field(default_factory=dict)
-    logging_in: int = 0
+    logging_in: Counter[str] = field(default_factory=Counter)  # connections by address that are not logged in yet
     connected: Counter[str] = field(default_factory=Counter)  # sessions by target, from their admission on
 
     def cancel(self, pid: int, secret: int) -> None:

@@ -22,10 +22,12 @@ from muniment.protocols.postgres import frames
 from muniment.protocols.postgres.conversation import Conversation
 from muniment.protocols.postgres.login import CancelKey, LoginRefused, Ready, TargetError, Terms, codec_of, login
 from muniment.protocols.postgres.meaning import Names
+from muniment.services.refusals import host_of
 
 log = logging.getLogger("muniment.wire")
 
 MAX_LOGGING_IN = 512  # connections that are not logged in yet; more are closed at once
+MAX_FROM_ONE = 128  # of them, from one address: one host that says nothing does not lock all the others out
 _numbers = count(1)
 
 
@@ -74,24 +76,24 @@ class Listeners:
 
     def _accept(self, pipe: Pipe, name: str) -> None:
         door = self._door
+        host = host_of(pipe.peer)
         door.arithmetic.accepted += 1
-        if door.logging_in >= MAX_LOGGING_IN:
+        if door.logging_in.total() >= MAX_LOGGING_IN or door.logging_in[host] >= MAX_FROM_ONE:
             door.arithmetic.rejected += 1
             pipe.abort()
             return
-        door.spawn("connection", serve(door, pipe, name))
+        door.logging_in[host] += 1
+        door.spawn("connection", serve(door, pipe, name, host))
 
 
-async def serve(door: Door, client: Pipe, target_name: str) -> None:
-    """One connection, from the first byte to the last line of its record."""
+async def serve(door: Door, client: Pipe, target_name: str, host: str) -> None:
+    """One connection, from the first byte to the last line of its record. It is counted as logging in already."""
     key = _new_key(door)
     tls = door.tls() is not None
     ses = "s-" + random.token_hex(8)
     terms = Terms(_plain_ok(door, client), tls, key, f"muniment:{ses}", random.token_bytes(18))
     driver = LoginDriver(door, client, login(terms), target_name, ses)
-    door.logging_in += 1
     relay: Relay | None = None
-    counted = True
     why = ""
     try:
         try:
@@ -102,8 +104,7 @@ async def serve(door: Door, client: Pipe, target_name: str) -> None:
                     return
                 catalog = await _catalog(door, ready)
         finally:
-            door.logging_in -= 1
-            counted = False
+            _logged_in(door, host)
         relay = _open(door, driver, ready, catalog, key)
         await relay.run()
     except TimeoutError:
@@ -125,14 +126,22 @@ async def serve(door: Door, client: Pipe, target_name: str) -> None:
         log.error("login: %s", down)
     except Gone:
         why = "hung up during the login"
+    except Exception:
+        why = "internal error"
+        log.exception("connection %s: our own fault; it is ended", ses)
+        _say(client, "XX000", "internal error of the gateway")
     finally:
-        if counted:
-            door.logging_in -= 1
-        _after(door, driver, relay, why)
         door.cancels.pop(key.pid, None)
         client.close()
         if driver.target_pipe is not None:
             driver.target_pipe.close()
+        _after(door, driver, relay, why)
+
+
+def _logged_in(door: Door, host: str) -> None:
+    door.logging_in[host] -= 1
+    if not door.logging_in[host]:
+        del door.logging_in[host]
 
 
 def _after(door: Door, driver: LoginDriver, relay: Relay | None, why: str) -> None:

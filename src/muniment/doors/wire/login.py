@@ -115,6 +115,10 @@ class LoginDriver:
             answer = await door.access.authenticate(
                 name, secret, target, database=database, source=source, tls=bool(self.tls), now_us=now_us
             )
+            if isinstance(answer, Admission) and door.connected[target.name] >= target.connections:
+                # others were let in while this one was checked
+                check = Check("connections", False, "just taken by others", "a free connection", "wait")
+                answer = await door.access.refuse(name, target.name, source, (check,), now_us)
         if isinstance(answer, Refusal):
             self.refused = True
             return answer

@@ -6,8 +6,9 @@ What breaks here ends the session, never the gateway; nothing is caught to go on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from muniment.doors.wire import dial
@@ -53,6 +54,8 @@ class Relay:
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopped: dict[Side, set[str]] = {Side.CLIENT: set(), Side.TARGET: set()}
         self._active_us = session.opened_at_us
+        left_us = session.admission.expires_at_us - self._now_us()  # a clock that is set back prolongs nothing
+        self._until = asyncio.get_running_loop().time() + left_us / 1e6
 
     async def run(self) -> None:
         """From the login to the end; returns when the session's end is recorded."""
@@ -79,17 +82,27 @@ class Relay:
             return
         try:
             self._do(self._talk.received(side, data))
-        except ProtocolError as broke:
-            self._broke(broke)
-        except Unavailable as down:
-            self.broken(down.what)
-        except Exception:
-            log.exception("session %s: our own fault; it is ended", self.session.id)
-            self._end("internal error", "XX000", "internal error of the gateway")
+        except Exception as error:
+            self._ended_by(error)
 
-    def _broke(self, broke: ProtocolError) -> None:
-        log.warning("session %s: %s", self.session.id, broke)
-        self._end(f"protocol: {broke}", "08P01", f"the {broke.side.value} broke the protocol: {broke.what}")
+    def _later(self, work: Callable[[], list[Effect]]) -> None:
+        """Go on after something that was waited for."""
+        if self._reason:
+            return
+        try:
+            self._do(work())
+        except Exception as error:
+            self._ended_by(error)
+
+    def _ended_by(self, error: Exception) -> None:
+        if isinstance(error, ProtocolError):
+            log.warning("session %s: %s", self.session.id, error)
+            self._end(f"protocol: {error}", "08P01", f"the {error.side.value} broke the protocol: {error.what}")
+        elif isinstance(error, Unavailable):
+            self.broken(error.what)
+        else:
+            log.error("session %s: our own fault; it is ended", self.session.id, exc_info=error)
+            self._end("internal error", "XX000", "internal error of the gateway")
 
     def _do(self, effects: list[Effect]) -> None:
         """Carry out effects in order: one write a side, then the asks together."""
@@ -164,8 +177,7 @@ class Relay:
 
     def told(self, message: str, hint: str) -> None:
         """See `services.turnstile.Client`."""
-        if not self._reason:
-            self._do(self._talk.say(message, hint))
+        self._later(lambda: self._talk.say(message, hint))
 
     def sealed(self, statement: Statement) -> None:
         """See `services.turnstile.Client`."""
@@ -185,18 +197,18 @@ class Relay:
 
     def cancel(self) -> None:
         """See `door.Cancellable`."""
-        if not self._reason:
-            self._do(self._talk.cancelled())
+        self._later(self._talk.cancelled)
 
     # --- waiting for others ----------------------------------------------------------------------------------------
 
     async def _cancel_target(self) -> None:
         try:
-            await dial.cancel(self.session.admission.target, self._ready.target_pid, self._ready.target_key)
+            if not await dial.cancel(self.session.admission.target, self._ready.target_pid, self._ready.target_key):
+                # it could come later, and hit another query: there must be none
+                self._end("the target keeps a cancel back", "57P01", "the target did not answer a cancel request")
         except Unavailable as down:
             log.warning("session %s: cancel was not delivered: %s", self.session.id, down)
-        if not self._reason:
-            self._do(self._talk.cancel_over())
+        self._later(self._talk.cancel_over)
 
     async def _look(self, ticket: int) -> None:
         admission = self.session.admission
@@ -208,14 +220,13 @@ class Relay:
         except Unavailable as down:
             self.broken(down.what)
             return
-        if self._reason:
-            return
-        masks = self._door.gate.masks(self._door.rules(), admission.target.name, catalog)
-        try:
-            self._do(self._talk.found(ticket, names.replaced(catalog=catalog), masks))
-        except ProtocolError as broke:
-            self._broke(broke)
-            return
+        self._later(
+            lambda: self._talk.found(
+                ticket,
+                names.replaced(catalog=catalog),
+                self._door.gate.masks(self._door.rules(), admission.target.name, catalog),
+            )
+        )
         self._may_read(Side.TARGET, "look", True)
 
     def _hold_back(self) -> None:
@@ -258,7 +269,7 @@ class Relay:
     def _look_at_clock(self) -> None:
         now_us = self._now_us()
         admission = self.session.admission
-        if now_us >= admission.expires_at_us:
+        if now_us >= admission.expires_at_us or asyncio.get_running_loop().time() >= self._until:
             self.cut("the session is as old as it may become")
             return
         rule = self._door.rules().identities.get(admission.identity.name)
@@ -277,11 +288,11 @@ class Relay:
     def _end(self, reason: str, code: str = "", message: str = "") -> None:
         if self._reason:
             return
-        self._reason = reason
+        self._reason = reason.encode("utf-8", "replace").decode()  # an operator's word may hold what is no text
         self._door.sessions.remove(self.session.id)
         if code and not self._client.closed:
             data = frames.error(code, message, severity="FATAL")
-            if not self._recorder.failed:
+            with contextlib.suppress(Unavailable):  # it ends because of that, or is behind: the end must not fail
                 self._recorder.write(self._now_us(), 1, data)
             self._client.write(data)
         for effect in self._talk.ended():
