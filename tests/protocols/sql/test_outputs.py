@@ -123,9 +123,14 @@ def test_what_a_function_of_the_target_gives_back_is_unknown() -> None:
 
 
 def test_statements_without_rows_have_no_entry() -> None:
-    text = "UPDATE orders SET qty = 1; SELECT 1; INSERT INTO orders VALUES (1) RETURNING 1; BEGIN; SELECT 1, 2"
+    text = "BEGIN; SELECT 1; INSERT INTO orders VALUES (1) RETURNING 1; SET jit = off; SELECT 1, 2; COMMIT"
     assert [None if out is None else len(out) for out in beneath(text)] == [1, 1, 2]
     assert beneath("COPY customers TO STDOUT") == beneath("SELECT 1 INTO TEMP t") == []
+    assert beneath("UPDATE orders SET qty = 1") == []
+
+
+def test_after_a_change_that_a_rule_may_turn_into_a_query_nothing_is_known() -> None:
+    assert beneath("SELECT 1; DELETE FROM orders; SELECT 1") == [[frozenset()], None]
 
 
 def test_after_a_statement_that_may_or_may_not_answer_with_rows_nothing_is_known() -> None:

@@ -11,24 +11,31 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from muniment.model.exchange import Action, Beneath, Catalog, Relation, Touch
+from muniment.protocols.sql.nodes import words
 from muniment.protocols.sql.reading import How, Mode, Part, Reading, Refer, Rows, Use
 
 MAX_FOLLOWED = 4  # EXECUTE of a statement that is an EXECUTE ...; nobody writes more, and a ring must end
 
 _SYSTEM = ("pg_catalog.", "information_schema.")
 
+_RULED = frozenset({"insert", "update", "delete"})
+
 SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax", "oid"})
 
 # Built-in functions by name or prefix that do more than compute from what they are given.
 _ACTING = frozenset({"nextval", "setval", "lowrite", "ts_stat", "ts_rewrite", "dblink", "set_config"})
 _ACTING_PREFIXES = ("lo_", "pg_", "brin_", "gin_", "query_to_", "table_to_", "schema_to_", "database_to_", "cursor_to_")
-_LOOKING_PREFIXES = (
-    "pg_get_", "pg_typeof", "pg_collation_for", "pg_backend_pid", "pg_encoding_to_char", "pg_char_to_encoding", "pg_column_size",
-    "pg_client_encoding", "pg_my_temp_schema", "pg_is_other_temp_schema", "pg_relation_", "pg_table_", "pg_total_",
-    "pg_size_", "pg_database_size", "pg_tablespace_", "pg_indexes_size", "pg_index_", "pg_indexam_", "pg_options_",
-    "pg_describe_object", "pg_identify_object", "pg_conf_load_time", "pg_postmaster_start_time",
-    "pg_is_in_recovery", "pg_has_role", "pg_current_",
-)  # fmt: skip
+_LOOKING_PREFIXES = tuple(
+    words(
+        """
+        pg_backend_pid pg_char_to_encoding pg_client_encoding pg_collation_for pg_column_size pg_conf_load_time
+        pg_current_ pg_database_size pg_describe_object pg_encoding_to_char pg_get_ pg_has_role
+        pg_identify_object pg_index_ pg_indexam_ pg_indexes_size pg_is_in_recovery pg_is_other_temp_schema
+        pg_my_temp_schema pg_options_ pg_postmaster_start_time pg_relation_ pg_size_ pg_table_ pg_tablespace_
+        pg_total_ pg_typeof
+        """
+    )
+)
 _LOOKING_SUFFIX = "_is_visible"
 
 
@@ -189,6 +196,8 @@ class _Work:
             self._follow(refer)
         if mode is not Mode.TOUCHES and len(self._outputs) == before and not part.refers:
             self._rows(part, called, row)
+        if part.rows is Rows.NO and any(use.verb in _RULED for use in part.uses):
+            self._counted = False  # a rule of the target can make it answer with rows all the same
         if mode is Mode.RUN:
             self._remember(part)
         if part.changes_names or foreign:
