@@ -140,7 +140,8 @@ class Turnstile:
                 judged = self._judge(ask, action)
                 batch.append(judged)
                 execute = ask.statement.phase is Phase.EXECUTE
-                if execute and (action.changes_names or isinstance(judged.verdict, Hold)):
+                barrier = action.changes_names or "transaction-end" in action.traits
+                if execute and (barrier or isinstance(judged.verdict, Hold)):
                     break
             if batch:
                 try:

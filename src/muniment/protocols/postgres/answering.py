@@ -154,6 +154,8 @@ class Answering(Showing):
         if exchange is not None:
             tag = data[pos + 5 : end - 1].decode("utf-8", "replace")
             exchange.tag = tag
+            if tag == "ROLLBACK":
+                self._drop_cursors(self._young)
             self._remember(exchange, tag)
         self._planned, self._plan = False, None
         if expect.kind == _E:
@@ -227,6 +229,7 @@ class Answering(Showing):
         if exchange is not None and not exchange.code:
             exchange.code = code
             self._forget_doubtful(exchange)
+        self._drop_cursors(self._young)
         shown: bytes | None
         if expect.mode is Mode.REPLACE and code == "34000":
             shown = expect.error
@@ -297,6 +300,9 @@ class Answering(Showing):
         exchange = expect.exchange
         if expect.kind == _Q and exchange is not None:
             self._done(exchange, "error" if exchange.code else "ok")
+        if self.status == IDLE:
+            self._touched = None
+            self._transaction_ended()
         if self.status == IDLE and not self._items and not self._expects:
             for portal in self._portals.values():
                 self._done(portal.exchange, "unexecuted")

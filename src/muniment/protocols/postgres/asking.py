@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from muniment.model.effects import Send, Side
 from muniment.model.errors import ProtocolError
 from muniment.model.exchange import Parameter, Phase
@@ -26,6 +28,7 @@ from muniment.protocols.postgres.state import (
 )  # fmt: skip
 
 _Q, _P, _B, _E, _D, _C, _H, _S, _F, _X = b"QPBEDCHSFX"
+MAX_NAME_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1
 
 
 class Asking(Releasing):
@@ -146,8 +149,12 @@ class Asking(Releasing):
 
     @staticmethod
     def _not_ours(name: bytes) -> None:
+        """Refuse names that the server has in another form: it cuts long ones off without a word, and takes those that
+        are not ASCII out of the client's encoding."""
         if name.startswith(OURS):
             raise ProtocolError(Side.CLIENT, "names that begin with 'muniment:' are the gateway's")
+        if len(name) > MAX_NAME_BYTES or not name.isascii():
+            raise ProtocolError(Side.CLIENT, f"a statement's or portal's name is not ASCII of {MAX_NAME_BYTES} bytes")
 
     def _bind(self, item: Item) -> None:
         raw, end = item.raw, len(item.raw)
@@ -165,6 +172,7 @@ class Asking(Releasing):
         assert item.exchange is not None and item.statement is not None
         item.portal = Portal(portal, item.statement, item.exchange)
         self._portals[portal] = item.portal
+        self._forget_name(self._cursors, portal)
         if len(self._portals) > MAX_STATEMENTS:
             raise ProtocolError(Side.CLIENT, f"more than {MAX_STATEMENTS} portals")
 
@@ -187,7 +195,13 @@ class Asking(Releasing):
             return
         old = portal.statement
         portal.planned = False
-        self._ask(item, self._statement(old.text, old.parameters))
+        names = self._statement(old.text, old.parameters)
+        self._ask(item, replace(names, names=old.names))  # it was planned when it was bound, whatever names mean now
+
+    def _forget_name(self, table: dict[str, str], name: bytes) -> None:
+        """The name means something else from here on, or nothing."""
+        if table.pop(decode(name), None) is not None:
+            self._full = None
 
     def _describe_or_close(self, item: Item) -> None:
         raw = item.raw
@@ -198,8 +212,12 @@ class Asking(Releasing):
         self._not_ours(name)
         if raw[5] == 83:  # "S"
             item.prepared = self._parsing.get(name) or self._statements.get(name)
+            if raw[0] == _C and item.prepared is None:
+                self._forget_name(self._prepared, name)
         else:
             item.portal = self._portals.get(name)
+            if raw[0] == _C:
+                self._forget_name(self._cursors, name)
 
 
 def _parameters(raw: bytes, pos: int, types: tuple[int, ...]) -> tuple[Parameter, ...]:

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from muniment.model.effects import Close, Send, Side
 from muniment.model.exchange import Action
 from muniment.protocols.postgres import catalogue, frames
 from muniment.protocols.postgres.meaning import Names
-from muniment.protocols.postgres.state import FAILED, IDLE, OURS, Exchange, Expect, Inner, Memory, Mode, State
+from muniment.protocols.postgres.state import FAILED, IDLE, OURS, Exchange, Expect, Inner, Item, Memory, Mode, State
 
 _Q, _P, _B, _E, _D, _C, _H, _S, _F, _X = b"QPBEDCHSFX"
 _REFERS = re.compile(r"execute|fetch|move|close|deallocate|discard|current\s+of|prepare|declare", re.IGNORECASE)
+MAX_REMEMBERED = 4096  # characters of a text for which that is remembered, since the search costs 5 us
 _DEFINING = frozenset({"create", "drop", "alter", "truncate", "grant", "revoke", "reassign", "import", "comment"})
+
+
+def _refers(text: str) -> bool:
+    """Whether a keyword stands in it that refers to a prepared statement or a cursor."""
+    return _short_refers(text) if len(text) <= MAX_REMEMBERED else _REFERS.search(text) is not None
+
+
+@lru_cache(maxsize=1024)
+def _short_refers(text: str) -> bool:
+    return _REFERS.search(text) is not None
+
+
+def _may_rename(each: Item | Expect) -> bool:
+    """Whether it may prepare, deallocate, declare or close, as far as it is read."""
+    if each.kind == _P:
+        return each.prepared is not None and bool(each.prepared.name)
+    if each.kind not in (_Q, _B, _E) or each.exchange is None:
+        return each.kind == _C
+    action = each.exchange.action
+    return action is None or bool(action.defines or action.forgets)
 
 
 class Naming(Memory):
@@ -24,11 +47,21 @@ class Naming(Memory):
         where a keyword that refers to one stands in it, so that all else is read from caches that sessions share."""
         if self._dirty:
             return self._with(path=None)
-        if (self._prepared or self._cursors) and _REFERS.search(text):
+        if (self._prepared or self._cursors) and _refers(text) and not self._unsettled():
             if self._full is None:
                 self._full = self._known.replaced(prepared=dict(self._prepared), cursors=dict(self._cursors))
             return self._full
         return self._known
+
+    def _unsettled(self) -> bool:
+        """Whether something on its way may change what a prepared statement or cursor is called. Then none is known:
+        a Parse, Close or DEALLOCATE ahead in a pipeline is not answered yet when what comes behind it is asked."""
+        due = (expect for expect in self._expects if expect.inner is None)
+        return any(map(_may_rename, self._items)) or any(map(_may_rename, due))
+
+    def _moves_names(self, action: Action) -> bool:
+        """Whether names may mean something else behind it: a transaction's end undoes SET LOCAL and ON COMMIT DROP."""
+        return action.changes_names or (self._transaction_dirty and "transaction-end" in action.traits)
 
     def _with(self, **changes: Any) -> Names:
         self._full = None
@@ -52,13 +85,42 @@ class Naming(Memory):
                 table.clear()
                 if kind == "prepared":
                     self._statements = {k: v for k, v in self._statements.items() if not k}
+                else:
+                    self._drop_portals([key for key in self._portals if key])
             else:
                 table.pop(name, None)
                 if kind == "prepared":
                     self._statements.pop(name.encode(), None)
+                else:
+                    self._drop_portals([name.encode()])
         for kind, name, text in action.defines:
             (self._prepared if kind == "prepared" else self._cursors)[name] = text
+            if kind == "cursor":
+                self._drop_portals([name.encode()])
+                self._young.add(name)
+                if "with-hold" not in action.traits or "several-statements" in action.traits:
+                    self._brief.add(name)
         self._full = None
+
+    def _drop_portals(self, names: Iterable[bytes]) -> None:
+        """A cursor and a portal of one name are one thing: these portals are gone."""
+        for name in names:
+            portal = self._portals.pop(name, None)
+            if portal is not None:
+                self._done(portal.exchange, "unexecuted")
+
+    def _drop_cursors(self, names: set[str]) -> None:
+        """These cursors are not there any more, or nobody knows: their names may come to mean something else."""
+        for name in names:
+            self._cursors.pop(name, None)
+        names.clear()
+        self._full = None
+
+    def _transaction_ended(self) -> None:
+        """The target is idle: cursors without HOLD are closed."""
+        if self._brief:
+            self._drop_cursors(self._brief)
+        self._young.clear()
 
     def _forget_doubtful(self, exchange: Exchange) -> None:
         """Of several statements some failed: what they would have prepared or declared is not known any more."""

@@ -56,9 +56,11 @@ class Releasing(Naming):
                 pass
         if exchange.masks is not None and action is not None:
             exchange.protected = exchange.masks.protects(action)
+            self._touched = exchange if exchange.protected else self._touched
         self._asked.pop(exchange.ticket, None)
         item.state = State.READY
-        if action is not None and action.changes_names and item.statement and item.statement.phase is Phase.EXECUTE:
+        executes = item.statement is not None and item.statement.phase is Phase.EXECUTE
+        if action is not None and executes and self._moves_names(action):
             self._ask_again_behind(item, action)
 
     def _deny(self, item: Item, verdict: Deny) -> None:

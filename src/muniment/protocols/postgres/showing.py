@@ -118,9 +118,12 @@ class Showing(Asking):
         return kept[2]
 
     def _redacted(self, kind: bytes, values: dict[str, str], exchange: Exchange | None) -> bytes | None:
-        masks = exchange.masks if exchange is not None else None
-        if masks is None or exchange is None:
+        if self._touched is not None and _ends_transaction(exchange):
+            exchange = self._touched  # what it deferred is checked now, and may tell of any row
+        masks = exchange.masks if exchange is not None else self._last_masks
+        if masks is None:
             return None
+        exchange = exchange or Exchange(0)
         if exchange.protected:
             shown = {name: values[name] for name in values if name in _SHOWN_ALWAYS}
             shown["M"] = _WITHHELD
@@ -135,6 +138,12 @@ class Showing(Asking):
                     for each, number in hits.items():
                         exchange.masked[each] = exchange.masked.get(each, 0) + number
         return frames.report(kind, values) if changed else None
+
+
+def _ends_transaction(exchange: Exchange | None) -> bool:
+    """Whether deferred constraints may be checked by it; None: by a Sync."""
+    action = exchange.action if exchange is not None else None
+    return action is None or any(touch.kind == "transaction" for touch in action.touches)
 
 
 def shape_of(body: bytes) -> Shape:

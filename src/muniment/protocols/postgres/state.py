@@ -183,6 +183,9 @@ class Memory:
         self._portals: dict[bytes, Portal] = {}
         self._prepared: dict[str, str] = {}  # by PREPARE and by Parse, as EXECUTE finds them
         self._cursors: dict[str, str] = {}
+        self._brief: set[str] = set()  # of those, the ones that end with the transaction
+        self._young: set[str] = set()  # and the ones that a rollback takes away
+        self._touched: Exchange | None = None  # the last of this transaction that is about protected data
         self._plans: dict[tuple[bytes, int, int, int], tuple[object, object, RowPlan | None]] = {}
         self._in_batch = False  # a message of the extended protocol was taken since the last Sync
         self._skipping = False  # the target ignores everything up to the next Sync

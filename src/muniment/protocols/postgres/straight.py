@@ -131,14 +131,16 @@ class Straight(Answering):
         """The ruling on a run, where it is a plain yes."""
         if run.sent or action is None or not isinstance(verdict, Allow):
             return None
-        if verdict.shown is not None or action.changes_names or action.defines or action.forgets or self._cancelling:
+        if verdict.shown is not None or action.defines or action.forgets or self._cancelling:
+            return None
+        if self._moves_names(action):
             return None
         masks = verdict.masks
         if masks is not None and run.prepared is not None and not run.described:
             return None
         run.sent = True
         run.action = action
-        run.masks = masks
+        run.masks = self._last_masks = masks
         return [Send(_TARGET, run.raw)]
 
     def _finish(self, run: Run, data: bytes) -> list[Effect] | None:
@@ -175,6 +177,11 @@ class Straight(Answering):
         self.status = status = data[ready + 5]
         self._planned, self._plan = False, None
         effects: list[Effect] = [Done(run.ticket, Outcome("ok", rows, pos - first, "", tag))]
+        if status == IDLE:
+            self._touched = None
+            self._transaction_ended()
+        else:
+            self._touches_protected(run)
         if status != IDLE:
             if run.prepared is not None:
                 self._keep_portal(run, data[description + 5 : first] if description >= 0 else b"")
@@ -191,6 +198,13 @@ class Straight(Answering):
             effects += self._out
             self._out = []
         return effects
+
+    def _touches_protected(self, run: Run) -> None:
+        """Within a transaction: remember that it is about protected data, for what its end may say."""
+        if self._touched is not None or run.masks is None or run.action is None or not run.masks.protects(run.action):
+            return
+        self._touched = exchange = Exchange(run.ticket)
+        exchange.action, exchange.masks, exchange.protected, exchange.done = run.action, run.masks, True, True
 
     def _known_plan(self, body: bytes, run: Run) -> _Plan | None:
         """How rows of this description are masked for this statement; None: it names relations that are not known."""
@@ -224,6 +238,7 @@ class Straight(Answering):
             exchange.action, exchange.masks = run.action, run.masks
             if run.masks is not None and run.action is not None:
                 exchange.protected = run.masks.protects(run.action)
+                self._touched = exchange if exchange.protected else self._touched
             self._unfold_sent(run, exchange, portal)
         else:
             self._unfold_asked(run, exchange, portal)

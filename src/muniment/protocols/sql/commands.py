@@ -13,6 +13,8 @@ from muniment.protocols.sql.nodes import Node, strings
 from muniment.protocols.sql.queries import Modify, select
 from muniment.protocols.sql.reading import How, Mode, Rows, Use
 
+_WITH_HOLD = 0x20  # CURSOR_OPT_HOLD in parsenodes.h
+
 _TRANSACTIONS = {
     "TRANS_STMT_BEGIN": "begin",
     "TRANS_STMT_START": "begin",
@@ -91,6 +93,8 @@ def _declare(p: Gather, body: Node) -> None:
     p.statement(body.get("query", {}))
     p.rows, p.outputs, p.by_shape = Rows.NO, None, False
     p.traits.add("cursor")
+    if body.get("options", 0) & _WITH_HOLD:
+        p.traits.add("with-hold")
     p.copies_rows = p.copies_rows or p.read > 0
     p.defines = [("cursor", name, _inner(p, "for", 3, body.get("query", {})))]
 
