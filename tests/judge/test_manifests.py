@@ -253,6 +253,11 @@ def test_what_is_left_out_has_the_defaults_that_are_safe() -> None:
     assert parse(text).grants["reads-billing"].basics == "client"
 
 
+def test_who_shortens_the_age_of_sessions_need_not_write_how_long_they_may_idle() -> None:
+    identity = parse(GOOD.replace("maxAge: 4h, idle: 15m", "maxAge: 5m")).identities["nightly-report"]
+    assert (identity.max_age_s, identity.idle_s) == (300, 300)
+
+
 def test_json_is_read_as_well_and_gives_the_same_rules_and_digest() -> None:
     found = manifests.documents([("m.yaml", GOOD)])
     again = [(one.name + ".json", one.text) for one in reversed(found)]

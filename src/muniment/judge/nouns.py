@@ -128,7 +128,10 @@ class Maker:
         if spec.session.interactive:
             what = f"`interactive: true` is {NOT_IN_FORCE}"
             self.wrong(("session", "interactive"), what, "take it away: sessions are of programs")
-        if spec.session.idle > spec.session.max_age:
+        idle_s = spec.session.idle
+        if "idle" not in spec.session.model_fields_set:  # nobody has to write it to shorten `maxAge`
+            idle_s = min(idle_s, spec.session.max_age)
+        if idle_s > spec.session.max_age:
             self.wrong(("session", "idle"), "`idle` is longer than `maxAge`: it can never end a session", "shorten it")
         token = spec.groups.from_token
         if token is not None and not any(isinstance(login, OidcLogin) for login in logins):
@@ -147,7 +150,7 @@ class Maker:
             token.claim if token else "",
             frozenset(token.only) if token else frozenset(),
             spec.session.max_age,
-            spec.session.idle,
+            idle_s,
             spec.session.parallel,
             spec.session.notice,
         )
