@@ -65,8 +65,9 @@ def target(name: str, cluster: Cluster, role: str, secret: Path | str | None, /,
 
 
 def grant(name: str, to: str, at: str, role: str, *allow: Allow, **spec: Any) -> Document:
-    """What an identity may do at a target."""
-    said = {"to": {"identity": to}, "target": at, "as": role, "databases": ["billing"], "allow": list(allow)}
+    """What an identity, or a group that is named like @this, may do at a target."""
+    who = {"group": to[1:]} if to.startswith("@") else {"identity": to}
+    said = {"to": who, "target": at, "as": role, "databases": ["billing"], "allow": list(allow)}
     return document("Grant", name, said | spec)
 
 
