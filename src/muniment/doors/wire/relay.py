@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from time import monotonic
 
 from muniment.doors.wire import dial
 from muniment.doors.wire.door import Door
@@ -30,6 +31,7 @@ from muniment.store.recordings import Recorder, path_of
 log = logging.getLogger("muniment.wire")
 
 CHECK_S = 1.0  # how often age and idleness are looked at
+TURN_S = 0.005  # a read that takes longer is followed by other sessions' reads
 CHANNEL = {Side.TARGET: 0, Side.CLIENT: 1}
 NOTES, META = 2, 3
 
@@ -80,10 +82,14 @@ class Relay:
     def _feed(self, side: Side, data: bytes) -> None:
         if self._reason:
             return
+        began = monotonic()
         try:
             self._do(self._talk.received(side, data))
         except Exception as error:
             self._ended_by(error)
+        if monotonic() - began > TURN_S:  # one read of dense hits may take this long, and the loop does many in a row
+            self._may_read(side, "turn", False)
+            asyncio.get_running_loop().call_soon(self._may_read, side, "turn", True)
 
     def _later(self, work: Callable[[], list[Effect]]) -> None:
         """Go on after something that was waited for."""
