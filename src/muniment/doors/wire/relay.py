@@ -55,6 +55,7 @@ class Relay:
         self._reason = ""
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopped: dict[Side, set[str]] = {Side.CLIENT: set(), Side.TARGET: set()}
+        self._client_stopped = self._stopped[Side.CLIENT]
         self._active_us = session.opened_at_us
         left_us = session.admission.expires_at_us - self._now_us()  # a clock that is set back prolongs nothing
         self._until = asyncio.get_running_loop().time() + left_us / 1e6
@@ -142,7 +143,7 @@ class Relay:
             self._hold_back()
         if asks:
             self._gate.ask(asks)
-        if self._talk.full or "queue" in self._stopped[Side.CLIENT]:
+        if self._talk.full or "queue" in self._client_stopped:
             self._may_read(Side.CLIENT, "queue", not self._talk.full)
 
     def _rarely(self, effect: Effect) -> None:
@@ -175,9 +176,10 @@ class Relay:
 
     def ruled(self, rulings: Sequence[tuple[int, Verdict, Action | None]]) -> None:
         """See `services.turnstile.Client`."""
-        effects: list[Effect] = []
-        for ticket, verdict, action in rulings:
-            effects += self._talk.ruled(ticket, verdict, action)
+        if len(rulings) == 1:
+            effects = self._talk.ruled(*rulings[0])
+        else:
+            effects = [effect for ruling in rulings for effect in self._talk.ruled(*ruling)]
         if not self._reason:
             self._do(effects)
 
