@@ -227,6 +227,36 @@ def test_rules_that_change_while_it_waits_are_the_ones_that_count(tmp_path: Path
     in_a_house(tmp_path, body)
 
 
+HELD_TABLES = MANIFESTS.replace("{verbs: [drop], objects: [database]", "{verbs: [drop], objects: [database, table]")
+APP = Names(
+    Catalog("billing", 2, 0, {("app", "invoices"): INVOICES, ("public", "invoices"): INVOICES}, {}, {}, {}),
+    ("pg_catalog", "app"),
+)
+
+
+def test_an_approval_is_not_spent_on_what_the_same_text_means_under_another_path(tmp_path: Path) -> None:
+    async def body(house: House, gate: Gate, half: Half) -> None:
+        half.ask(Ask(1, Statement("DROP TABLE invoices", (), NAMES, Phase.EXECUTE, False)))
+        await until(lambda: isinstance(half.verdict(1), Deny))
+        half.ask(Ask(2, Statement("DROP TABLE invoices", (), APP, Phase.EXECUTE, False)))
+        await until(lambda: isinstance(half.verdict(2), Deny))
+        one, other = house.written(ApprovalRequest)
+        assert one["approval"] != other["approval"]
+
+    in_a_house(tmp_path, body, HELD_TABLES)
+
+
+def test_what_is_only_named_is_not_put_to_people(tmp_path: Path) -> None:
+    async def body(house: House, gate: Gate, half: Half) -> None:
+        names = NAMES.replaced(prepared={"p": "DROP TABLE public.invoices"})
+        half.ask(Ask(1, Statement("EXECUTE p", (), names)))
+        await until(lambda: half.verdict(1))
+        assert isinstance(half.verdict(1), Deny)
+        assert not house.written(ApprovalRequest)
+
+    in_a_house(tmp_path, body, HELD_TABLES)
+
+
 def test_a_failed_journal_rules_on_nothing(tmp_path: Path) -> None:
     async def body(house: House, gate: Gate, half: Half) -> None:
         half.ask(ask(1, "SELECT total FROM invoices"))

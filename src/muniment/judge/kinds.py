@@ -61,7 +61,7 @@ TRAITS = _words(
     """
     no-where constant-where several-statements opaque procedure cascade owner rule into row-lock cursor copy-in copy-out
     file program large-object explain explain-analyze transaction-end pinned-setting local-setting resets-settings
-    role-change custom-operator with-hold
+    role-change custom-operator with-hold by-name
     """
 )
 # Classes whose originals nobody may keep, sealed or not (PCI DSS 3.3.1).

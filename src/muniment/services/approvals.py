@@ -67,7 +67,7 @@ class Question:
     def bound(self) -> str:
         """The digest that an approval of this question is bound to."""
         return decisions.bound(
-            self.identity, self.target, self.database, self.role, self.statement, self.parameters
+            self.identity, self.target, self.database, self.role, self.statement, self.parameters, self.question
         )  # fmt: skip
 
 

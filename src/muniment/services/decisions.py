@@ -45,13 +45,25 @@ class Signed:
     reason: str
 
 
-def bound(identity: str, target: str, database: str, role: str, statement: str, parameters: Sequence[Parameter]) -> str:
-    """The digest that an approval is bound to: hex SHA-256 over all that decides what would be run, by whom, where."""
+def bound(
+    identity: str,
+    target: str,
+    database: str,
+    role: str,
+    statement: str,
+    parameters: Sequence[Parameter],
+    question: str,
+) -> str:
+    """The digest that an approval is bound to: hex SHA-256 over all that decides what would be run, by whom, where.
+
+    question: says what the statement touches; the same text means something else under another search path.
+    """
     values = [
         [parameter.type, parameter.binary, None if parameter.value is None else parameter.value.hex()]
         for parameter in parameters
     ]
-    text = json.dumps(["muniment-bound@v1", identity, target, database, role, statement, values], ensure_ascii=True)
+    whole = ["muniment-bound@v2", identity, target, database, role, statement, values, question]
+    text = json.dumps(whole, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

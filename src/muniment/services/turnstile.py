@@ -345,6 +345,10 @@ class Turnstile:
         hold = judged.verdict
         assert isinstance(hold, Hold)
         ticket, statement = judged.ask.ticket, judged.ask.statement
+        if "by-name" in judged.action.traits:
+            why = "people cannot approve a statement that is only named: its name may come to mean another"
+            self._refuse(judged, Deny(hold.rule, why, "Run the statement itself, in place of EXECUTE or FETCH."))
+            return
         try:
             held = await self._gate.approvals.ask(self._question(judged, hold))
         except Unavailable as down:  # it is refused, and the session lives on
@@ -434,7 +438,7 @@ class Turnstile:
             within_s=hold.within_s,
             statement=statement.text,
             parameters=statement.parameters,
-            question=hold.question,
+            question=f"{hold.question} ({'; '.join(leaves.touches(judged.action))})",
             initiator=initiator.id,
             recorded=judged.shown or "",
         )

@@ -147,8 +147,9 @@ def _must_be_bound(asked: dict[str, Any]) -> None:
     """What is shown must be what the digest binds: a person signs the digest and reads the statement."""
     parameters = decisions.parameters_from(asked["parameters"])
     digest = decisions.bound(
-        asked["identity"], asked["target"], asked["database"], asked["role"], asked["statement"], parameters
-    )
+        asked["identity"], asked["target"], asked["database"], asked["role"], asked["statement"], parameters,
+        asked["question"],
+    )  # fmt: skip
     if digest != asked["bound"]:
         raise Failure("the gateway shows something else than what would be approved", "do not decide it; report this")
 

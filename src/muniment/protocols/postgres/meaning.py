@@ -238,6 +238,7 @@ class _Work:
 
     def _follow(self, refer: Refer) -> None:
         """Take in the prepared statement or cursor that is referred to."""
+        self._traits.add("by-name")
         text = self._known.text(refer)
         inner = self._others.get(text) if text is not None else None
         what = "prepared statement" if refer.kind == "prepared" else "cursor"
