@@ -28,6 +28,10 @@ def resolve(secret: SecretRef) -> str:
     text = text.removesuffix("\r\n" if text.endswith("\r\n") else "\n")
     if not text:
         raise Unavailable(f"{where} is empty or not there", mend)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Unavailable(f"{where} is not UTF-8", "write it as text") from None
     if "\0" in text:
         raise Unavailable(f"{where} holds a NUL", mend)
     return text

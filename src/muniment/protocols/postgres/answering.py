@@ -279,7 +279,6 @@ class Answering(Showing):
     def _on_parameter(self, data: bytes, pos: int, end: int) -> bytes | None:
         name, at = frames.cstring(Side.TARGET, data, pos + 5, end)
         value, _ = frames.cstring(Side.TARGET, data, at, end)
-        self.parameters[decode(name)] = decode(value)
         if name == b"standard_conforming_strings" and value != b"on":
             raise ProtocolError(Side.TARGET, "standard_conforming_strings was turned off")
         if name == b"client_encoding" and codec_of(decode(value)) != self._codec:

@@ -19,6 +19,7 @@ from muniment.protocols.postgres.credentials import Scram, md5
 
 MAX_SECRET_BYTES = 16 << 10  # CI tokens are about 2,000; a header full of claims stays under 16 KiB
 MAX_LOGIN_FRAME_BYTES = 1 << 20  # what the target may say at once during its login
+MAX_PARAMETERS, MAX_PARAMETER_BYTES = 200, 64 << 10  # that a target reports; PostgreSQL 18 has 15
 CODECS = {"UTF8": "utf-8", "UNICODE": "utf-8", "SQL_ASCII": "ascii"} | {
     f"LATIN{n}": f"iso8859-{part}" for n, part in enumerate((1, 2, 3, 4, 9, 10, 13, 14, 15, 16), 1)
 }  # client_encoding -> how its texts are read; under SQL_ASCII a byte that is no ASCII makes a text unreadable
@@ -99,19 +100,20 @@ def login(terms: Terms) -> Login:
     Raises LoginRefused (already said to the client), ProtocolError, Unavailable.
     """
     secured = ""
+    asked: set[int] = set()  # each once, as at the server: a third is a way to keep us busy
     while True:
         size, code = struct.unpack("!ii", (yield Read(Side.CLIENT, 8)))
         if code == frames.CANCEL_REQUEST and size == 16:
             pid, secret = struct.unpack("!ii", (yield Read(Side.CLIENT, 8)))
             return CancelKey(pid, secret)
-        if code == frames.SSL_REQUEST and size == 8 and not secured and terms.tls:
+        if code not in (frames.SSL_REQUEST, frames.GSSENC_REQUEST) or size != 8 or code in asked:
+            break
+        asked.add(code)
+        if code == frames.SSL_REQUEST and terms.tls:
             yield Send(Side.CLIENT, b"S")
             secured = yield Secure(Side.CLIENT)
-            continue
-        if code in (frames.SSL_REQUEST, frames.GSSENC_REQUEST) and size == 8:
+        else:
             yield Send(Side.CLIENT, b"N")
-            continue
-        break
     if code >> 16 != 3:
         yield from _refuse("0A000", f"protocol {code >> 16}.{code & 0xFFFF} is not spoken here; use 3.0")
     if not 8 <= size <= frames.MAX_STARTUP_BYTES:
@@ -351,6 +353,15 @@ def _frame() -> Generator[Step, Any, tuple[bytes, bytes]]:
     return kind, body
 
 
+def _keep(parameters: dict[str, str], body: bytes) -> None:
+    """Take up a ParameterStatus."""
+    name, pos = frames.cstring(Side.TARGET, body, 0, len(body))
+    value, _ = frames.cstring(Side.TARGET, body, pos, len(body))
+    parameters[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+    if len(parameters) > MAX_PARAMETERS or len(body) > MAX_PARAMETER_BYTES:
+        raise ProtocolError(Side.TARGET, "more or longer parameters than any server has")
+
+
 def until_ready() -> Generator[Step, Any, tuple[dict[str, str], int, bytes, int]]:
     """Read up to ReadyForQuery. Returns (parameters, process id, cancel key, transaction status)."""
     parameters: dict[str, str] = {}
@@ -358,9 +369,7 @@ def until_ready() -> Generator[Step, Any, tuple[dict[str, str], int, bytes, int]
     while True:
         kind, body = yield from _frame()
         if kind == b"S":
-            name, pos = frames.cstring(Side.TARGET, body, 0, len(body))
-            value, _ = frames.cstring(Side.TARGET, body, pos, len(body))
-            parameters[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+            _keep(parameters, body)
         elif kind == b"K" and len(body) >= 8:
             pid, key = int.from_bytes(body[:4], "big"), body[4:]
         elif kind == b"Z" and len(body) == 1:
@@ -381,13 +390,11 @@ def ask(text: str) -> Generator[Step, Any, tuple[list[list[bytes | None]], dict[
         if kind == b"D":
             rows.append(frames.data_row(body))
         elif kind == b"S":
-            name, pos = frames.cstring(Side.TARGET, body, 0, len(body))
-            value, _ = frames.cstring(Side.TARGET, body, pos, len(body))
-            parameters[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+            _keep(parameters, body)
         elif kind == b"E":
             values = frames.fields(Side.TARGET, body)
             raise Unavailable(f"the target refused a query of the gateway's own ({values.get('C', '')})")
-        elif kind == b"Z":
+        elif kind == b"Z" and len(body) == 1:
             return rows, parameters, body[0]
         elif kind not in (b"T", b"C", b"N", b"A"):
             raise ProtocolError(Side.TARGET, f"message {kind!r} in answer to a query of the gateway's own")

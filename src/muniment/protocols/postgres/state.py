@@ -157,7 +157,6 @@ class Memory:
     ) -> None:
         self.names = names
         self.status = status
-        self.parameters: dict[str, str] = {}
         self._known: Names = names
         self._full: Names | None = names  # without, and with, what the session itself prepared and declared
         self._number = number
