@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import gc
 import logging
 import os
 import secrets
@@ -50,6 +51,7 @@ from muniment.store.replay import SyncedLine
 log = logging.getLogger("muniment")
 
 TICK_S = 1.0
+GARBAGE = 50_000  # new containers until the collector looks for cycles; exchanges make none, only the API's calls do
 HEARTBEAT_US = 60_000_000
 DISK_US = 5_000_000
 
@@ -163,7 +165,7 @@ class Gateway:
             self.log.fold([line.line for line in batch])
 
     def _fold(self, lines: list[SyncedLine]) -> None:
-        self.log.fold([line.line for line in lines])
+        self.log.fold_synced(self.instance, lines)
         self.index.wake()
 
     def _finish_recording(self, ses: str) -> tuple[recordings.Closed | None, recordings.Closed | None]:
@@ -334,6 +336,9 @@ async def _serve(settings: Settings, ready: Callable[[Gateway], None]) -> None:
         loop.add_signal_handler(number, stop.set)
     async with running(settings, reason="signal") as gateway:
         ready(gateway)
+        gc.collect()
+        gc.freeze()  # what is here now stays: it need not be looked through each time
+        gc.set_threshold(GARBAGE, 10, 10)
         await stop.wait()
 
 

@@ -14,6 +14,7 @@ from muniment.model.errors import ConfigError, Unavailable
 from muniment.proof import canonical, note, tiles, tree
 from muniment.store.keys import Keys
 from muniment.store.log import Log
+from muniment.store.replay import SyncedLine
 
 YEAR = 2026
 
@@ -337,3 +338,37 @@ def test_a_disk_that_refuses_leaves_no_half_line(place: Place, monkeypatch: pyte
     monkeypatch.undo()
     log.fold(some_lines(3, 4))
     assert place.records() == some_lines(1, 4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(cuts=st.lists(st.tuples(st.integers(1, 300), st.integers(0, 5), st.booleans()), min_size=1, max_size=4))
+def test_lines_straight_from_the_journal_make_the_same_log(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[tuple[int, int, bool]]
+) -> None:
+    plain, quick = Place(tmp_path_factory.mktemp("plain")).open(), Place(tmp_path_factory.mktemp("quick")).open()
+    at = 0
+    for size, again, plainly in cuts:
+        lines = some_lines(max(at - again, 0) + 1, at + size)
+        at += size
+        plain.fold(lines)
+        if plainly:
+            quick.fold(lines)
+        else:
+            quick.fold_synced("i-0000000a", synced(lines, at))
+        assert (quick.size, quick.root, quick.folded("i-0000000a")) == (plain.size, plain.root, at)
+        assert list(quick.lines()) == list(plain.lines())
+    for log in (plain, quick):
+        log.close()
+
+
+@pytest.mark.parametrize("lines", [[3], [1, 3], [1, 2, 4], [2, 1]])
+def test_a_gap_straight_from_the_journal_is_refused(place: Place, lines: list[int]) -> None:
+    log = place.open()
+    with pytest.raises(Unavailable):
+        log.fold_synced("i-0000000a", [synced([a_line(iseq)], iseq)[0] for iseq in lines])
+    assert (log.size, log.folded("i-0000000a")) == (0, 0)
+
+
+def synced(lines: list[bytes], last: int) -> list[SyncedLine]:
+    first = last - len(lines) + 1
+    return [SyncedLine(iseq, line, tree.leaf_hash(line).hex(), -1) for iseq, line in enumerate(lines, first)]

@@ -28,7 +28,7 @@ from muniment.store.payloads import Payload
 
 CHUNK = 4 << 20  # of the log read at once
 AFTER = 256 << 10  # of the log read behind a session's close: responses are written in batches
-PAUSE_S = 0.25  # between two folds, so that a busy log is folded in batches
+PAUSE_S = 1.0  # between two folds, so that a busy log is folded in large batches
 # Canonical JSON has sorted keys and escapes quotes within text, so these can match nothing but the line's own fields.
 _REQUEST, _RESPONSE = b',"kind":"request"', b',"kind":"response"'
 _DECISION, _SES, _TOUCHES, _VERSION = b'"decision":"', b',"ses":"', b',"touches":[', b',"v":'
