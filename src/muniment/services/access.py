@@ -21,11 +21,12 @@ from muniment.services import oidc
 from muniment.services.apikeys import PREFIX, SHAPE, ApiKeys, IssuedKey, check_key, key_ends_us
 from muniment.services.discovery import is_loopback
 from muniment.services.keysets import Append, KeySets, Seen, Spawn
-from muniment.services.refusals import Refusals, host_of
+from muniment.services.refusals import DELAY_S, FAILED_S, MAX_FAILED, Attempts, Refusals, host_of
 from muniment.store.logins import LoginRow, Logins
 
 __all__ = ["Access", "ApiKeys", "IssuedKey", "LoginRow", "Logins"]
 
+OURS = ("keys", "store")  # checks that fail when an issuer or the database is down, whatever was presented
 MAX_CONDITIONS = 40  # that are listed of bindings which did not match
 
 
@@ -66,6 +67,7 @@ class Access:
         self._count = count
         self._keysets = KeySets(append, spawn, clock=clock)
         self._refusals = Refusals(logins, append)
+        self._attempts = Attempts(clock)
 
     async def authenticate(
         self, user: str, secret: str, target: Target, *, database: str, source: str, tls: bool, now_us: int
@@ -75,6 +77,9 @@ class Access:
         user: the identity's name; secret: a token or an API key; source: the client's address; tls: whether the
         secret came encrypted. A stranger, a wrong token and a missing grant take the same way and get the same answer.
         """
+        host, known = host_of(source), user if user in self._rules().identities else ""
+        if self._attempts.spent(host, known):
+            return await self._unchecked(user, known, target, source, now_us)
         while True:
             rules = self._rules()
             transport = Check(
@@ -97,7 +102,22 @@ class Access:
             if isinstance(admission, Admission):
                 return admission
             checks = admission
+        if proof.provenance is None and not any(check.name in OURS for check in checks if not check.passed):
+            self._attempts.failed(host, known)
         return await self._refusals.add(user, target.name, source, checks, now_us)
+
+    async def _unchecked(self, user: str, known: str, target: Target, source: str, now_us: int) -> Refusal:
+        """Refuse without looking at the secret: this source was refused too often."""
+        await asyncio.sleep(DELAY_S)
+        host = host_of(source)
+        got, want = f"more than {MAX_FAILED} in {FAILED_S:.0f} s", "fewer refused logins of one source and name"
+        mend = "wait a minute; see the refused logins before this one for what is wrong"
+        checks = (Check("attempts", False, got, want, mend),)
+        if reference := self._attempts.reference(host, known):
+            return self._refusals.add_again(reference, user, target.name, source, checks, now_us)
+        refusal = await self._refusals.add(user, target.name, source, checks, now_us)
+        self._attempts.refer(host, known, refusal.reference)
+        return refusal
 
     async def refuse(self, user: str, target: str, source: str, checks: tuple[Check, ...], now_us: int) -> Refusal:
         """Record a login that a door had to refuse before anything could be asked here (no target, no TLS ...).

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from muniment.model.access import Refusal
@@ -23,6 +25,11 @@ MAX_DETAILS = 20
 MAX_WAITING = 1_000  # rows not yet in the database; beyond it a refusal has its reference and its count, and no row
 WRITE_S = 2.0  # how long a refusal waits for its row: the database is never a reason to keep a stranger connected
 
+MAX_FAILED = 20  # refused logins of one source and name that are checked in a minute; then they are refused unchecked
+FAILED_S = 60.0
+DELAY_S = 1.0  # how long an unchecked one waits for its answer
+MAX_KEPT = 10_000  # sources and names that are counted; beyond it the oldest are forgotten
+
 _log = logging.getLogger("muniment.access")
 
 
@@ -32,6 +39,49 @@ class _Aggregate:
     reasons: set[str] = field(default_factory=set)
     references: list[str] = field(default_factory=list)
     details: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Failed:
+    since: float
+    count: int = 0
+    reference: str = ""
+
+
+class Attempts:
+    """Who has been refused too often lately. A source is an address; names that are no identity count as one, so that
+    guesses at names are bounded together and a job with a stale token does not shut out its neighbours."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failed: dict[tuple[str, str], _Failed] = {}
+
+    def spent(self, source: str, name: str) -> bool:
+        """Whether the next login of this source under this name is refused unchecked."""
+        found = self._failed.get((source, name))
+        return found is not None and self._clock() - found.since < FAILED_S and found.count >= MAX_FAILED
+
+    def failed(self, source: str, name: str) -> None:
+        """One was refused after its checks."""
+        now = self._clock()
+        key = (source, name)
+        found = self._failed.get(key)
+        if found is None or now - found.since >= FAILED_S:
+            self._failed.pop(key, None)
+            while len(self._failed) >= MAX_KEPT:
+                del self._failed[next(iter(self._failed))]
+            found = self._failed[key] = _Failed(now)
+        found.count += 1
+
+    def reference(self, source: str, name: str) -> str:
+        """The reference that unchecked ones share in this minute; empty for the first."""
+        found = self._failed.get((source, name))
+        return found.reference if found is not None else ""
+
+    def refer(self, source: str, name: str, reference: str) -> None:
+        """It is this."""
+        if (found := self._failed.get((source, name))) is not None:
+            found.reference = reference
 
 
 class Refusals:
@@ -61,6 +111,13 @@ class Refusals:
                 _log.warning("login.row.lost reference=%s why=%s", reference, type(why).__name__)
         return Refusal(reference, checks)
 
+    def add_again(
+        self, reference: str, user: str, target: str, source: str, checks: tuple[Check, ...], now_us: int
+    ) -> Refusal:
+        """Count one more like the one that has this reference; it gets no row of its own."""
+        self._count(reference, shown(user), target, host_of(source), checks, now_us)
+        return Refusal(reference, checks)
+
     async def _write(self, now_us: int) -> None:
         # whoever gets the lock writes for all who wait: a flood of refusals is a few transactions, not thousands
         async with self._writing:
@@ -78,7 +135,7 @@ class Refusals:
         failed = [check.name for check in checks if not check.passed]
         found.count += 1
         found.reasons.update(failed)
-        if len(found.references) < MAX_REFERENCES:
+        if len(found.references) < MAX_REFERENCES and reference not in found.references:
             found.references.append(reference)
         detail = f"{user}: {', '.join(failed)}"
         if len(found.details) < MAX_DETAILS and detail not in found.details:
