@@ -134,9 +134,13 @@ async def _run(
 
 
 def secret_of(target: Target, name: str) -> str:
-    """The target's secret for this role. Unavailable when nobody configured one or it cannot be read."""
+    """The target's secret for this role. Unavailable when nobody configured one or it cannot be read; where it should
+    be read from is in the mend alone, which clients are not told."""
     role = next((role for role in target.roles if role.name == name), None)
     if role is None or role.secret is None:
         mend = f"give roles.{name}.password in Target/{target.name}"
         raise Unavailable(f"target {target.name} asks for a secret that nobody configured", mend)
-    return secrets.resolve(role.secret)
+    try:
+        return secrets.resolve(role.secret)
+    except Unavailable as why:
+        raise Unavailable(f"the gateway has no secret for target {target.name}", str(why)) from None

@@ -16,18 +16,20 @@ CANCEL_S = 10.0
 
 
 async def dial(target: Target) -> Pipe:
-    """Connect to a target. Unavailable when it cannot be reached in time."""
+    """Connect to a target. Unavailable when it cannot be reached in time; where that is stands in the mend, which is
+    for operators: clients are told the name alone."""
     loop = asyncio.get_running_loop()
-    where = f"target {target.name} at {target.host}:{target.port}"
+    name, where = f"target {target.name}", f"{target.host}:{target.port}"
     try:
         async with asyncio.timeout(CONNECT_S):
             _, pipe = await loop.create_connection(Pipe, target.host, target.port)
     except TimeoutError:
         raise Unavailable(
-            f"{where} did not answer within {CONNECT_S:.0f} s", "see that it runs and is reached"
+            f"{name} did not answer within {CONNECT_S:.0f} s", f"see that {where} runs and is reached"
         ) from None
     except OSError as error:
-        raise Unavailable(f"{where} cannot be reached ({error.strerror or error})", "see that it runs") from error
+        why = error.strerror or error
+        raise Unavailable(f"{name} cannot be reached", f"see that {where} runs and is reached ({why})") from error
     return pipe
 
 
@@ -39,8 +41,8 @@ async def secure(pipe: Pipe, target: Target) -> str:
     try:
         return await pipe.secure(context, server=False, name=name)
     except (OSError, Gone) as error:
-        mend = "see tls.mode and tls.ca of the Target, and the certificate that it shows"
-        raise Unavailable(f"TLS with target {target.name} failed ({error})", mend) from error
+        mend = f"see tls.mode and tls.ca of the Target, and the certificate that it shows ({error})"
+        raise Unavailable(f"TLS with target {target.name} failed", mend) from error
 
 
 async def cancel(target: Target, pid: int, key: bytes) -> bool:
