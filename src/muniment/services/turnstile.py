@@ -7,7 +7,6 @@ is ruled on at once, in the same call, and costs no task.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from muniment.services import leaves
 from muniment.services.approvals import Held, Question
 from muniment.services.gate import Gate
 from muniment.services.repeats import Repeats
-
-log = logging.getLogger("muniment.gate")
 
 MAX_CACHED = 2_000  # verdicts that one session keeps
 TURN = 256  # rulings that one session gets before the others have their turn
@@ -195,8 +192,8 @@ class Turnstile:
         except ProtocolError as broke:  # in what had waited behind the ruling
             self._client.broken(str(broke))
         except Exception:  # our own fault: a session that nobody rules on would hang for ever
-            log.exception("session %s: our own fault; it is ended", self._session.id)
             self._client.broken("internal error")
+            raise  # whoever spawned us tells what it was
 
     async def _read(self, ask: Ask) -> None:
         await self._gate.reader.action(self._protocol, ask.statement)

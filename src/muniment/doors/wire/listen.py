@@ -128,8 +128,9 @@ async def serve(door: Door, client: Pipe, target_name: str, host: str) -> None:
         why = "hung up during the login"
     except Exception:
         why = "internal error"
-        log.exception("connection %s: our own fault; it is ended", ses)
+        log.error("connection %s: our own fault; it is ended", ses)
         _say(client, "XX000", "internal error of the gateway")
+        raise  # whoever spawned us tells what it was
     finally:
         door.cancels.pop(key.pid, None)
         client.close()
