@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import struct
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Coroutine, Iterable
 from itertools import pairwise
@@ -20,7 +22,7 @@ from muniment.model.exchange import Parameter
 from muniment.protocols.postgres import frames
 from muniment.services import decisions, replaying, views
 from muniment.services.approvals import Question
-from muniment.services.evidence import Event
+from muniment.services.evidence import Event, verifier
 from muniment.store.index import Filters
 from muniment.store.recordings import Frame, Recorder, path_of
 from tests.kit.cases import READY, described, tag
@@ -246,6 +248,29 @@ async def test_what_is_not_there_is_none(house: House, _: Signer) -> None:
 
 
 @walk
+async def test_an_export_verifies_whenever_the_log_signs_while_it_is_read(house: House, _: Signer) -> None:
+    house.log.checkpoint(house.now_us())
+    copy = house.data / "copy"
+    data = b""
+    for part in await house.evidence.export("ada"):
+        data += part
+        if len(part) == 512:  # a header: the log moves on before each file
+            await house.evidence.viewed("show", "s-1", "ada")
+            house.log.checkpoint(house.now_us())
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for member in archive:
+            path = copy / member.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.extractfile(member).read())  # type: ignore[union-attr]
+    key = await house.evidence.vkey()
+    done = subprocess.run(
+        [sys.executable, "-I", str(copy / "verify.py"), str(copy), "--key", key], capture_output=True, text=True
+    )
+    assert "log/checkpoint:" not in done.stdout and "is older" not in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+
+
+@walk
 async def test_an_export_holds_the_evidence_and_its_verifier_and_no_key(house: House, _: Signer) -> None:
     house.log.checkpoint(house.now_us())
     with (house.evidence_dir / "log" / "records.jsonl").open("ab") as file:
@@ -253,7 +278,30 @@ async def test_an_export_holds_the_evidence_and_its_verifier_and_no_key(house: H
     parts = await house.evidence.export("ada")
     with tarfile.open(fileobj=io.BytesIO(b"".join(parts))) as archive:
         names = archive.getnames()
-        assert names[0] == "log/checkpoint" and "verify.py" in names and "recordings/s-1.rec" in names
+        assert (
+            names[:2] == ["log/checkpoints.jsonl", "log/checkpoint"]
+            and "verify.py" in names
+            and "recordings/s-1.rec" in names
+        )
         records = archive.extractfile("log/records.jsonl")
         assert records is not None and records.read().endswith(b"}\n")
     assert not any("kek" in name or name.endswith((".db", "log.key")) for name in names)
+    assert [name for name in names if name.endswith((".mark", ".open", ".reserve", ".new"))] == []
+
+
+@walk
+async def test_a_copy_that_is_taken_while_checkpoints_are_signed_holds(house: House, _: Signer) -> None:
+    house.log.checkpoint(house.now_us())
+    parts = []
+    for part in await house.evidence.export("ada"):
+        parts.append(part)
+        house.open(f"s-{len(parts) + 10}")
+        house.end(f"s-{len(parts) + 10}")
+        house.journal.flush()
+        house.log.checkpoint(house.now_us())
+    copy = house.data / "copy"
+    with tarfile.open(fileobj=io.BytesIO(b"".join(parts))) as archive:
+        archive.extractall(copy, filter="data")
+    command = [sys.executable, str(verifier()), str(copy), "--key", str(house.evidence_dir / "log" / "key.pub")]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
+    assert "is older than" not in done.stdout and "was cut" not in done.stdout, done.stdout

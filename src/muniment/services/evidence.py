@@ -299,18 +299,21 @@ def _read_text(path: Path) -> str:
 def _tar(directory: Path) -> Iterator[bytes]:
     """Files as they stand, each no further than it reached when its turn came; lines are never cut.
 
-    The checkpoint goes first: every other file then holds at least what it covers.
+    The history of checkpoints goes first, then the checkpoint, which is at least as new; every other file then holds
+    at least what it covers.
     """
-    first = directory / "log" / "checkpoint"
-    others = sorted(
-        path
-        for path in directory.rglob("*")
-        if path.is_file() and not path.is_symlink() and path != first and ".tmp" not in path.suffixes
-    )
-    for path in [first, *others] if first.exists() else others:
+    first = [path for name in ("checkpoint",) if (path := directory / "log" / name).exists()]
+    others = sorted(path for path in directory.rglob("*") if path not in first and _is_evidence(path))
+    for path in [*first, *others]:
         yield from _tar_file(path, str(path.relative_to(directory)))
     yield from _tar_file(verifier(), "verify.py")
     yield b"\0" * 1024
+
+
+def _is_evidence(path: Path) -> bool:
+    """Whether it is a file that is to be kept, and not one that only saves time or room, or is being written."""
+    beside = path.parent.name == "journal" and path.suffix in (".mark", ".open", ".reserve")
+    return path.is_file() and not path.is_symlink() and not beside and path.suffix not in (".new", ".tmp")
 
 
 def _tar_file(path: Path, name: str) -> Iterator[bytes]:
