@@ -253,13 +253,14 @@ def _target(terms: Terms, startup: _Startup, admission: Admission, client_tls: s
     client_name = next((v for n, v in startup.settings.items() if n.lower() == "application_name"), "")
     if not any(name.lower() == "client_encoding" for name in settings):
         settings["client_encoding"] = "UTF8"
+    settings = {name: value for name, value in settings.items() if name.lower() != "standard_conforming_strings"}
+    settings["standard_conforming_strings"] = "on"  # as a startup value: RESET and DISCARD bring back this one
     yield Dial()
     target_tls = yield from _secure_target(admission)
     yield from enter(admission.role, startup.database, {"application_name": tag, **settings}, terms.nonce)
     parameters, pid, key, status = yield from until_ready()
     if parameters.get("standard_conforming_strings", "on") != "on":
-        rows, more, status = yield from ask("SET standard_conforming_strings TO on")
-        parameters.update(more)
+        raise Unavailable("the target insists on standard_conforming_strings = off", "let it be set by clients")
     if not codec_of(parameters.get("client_encoding", "UTF8")):
         raise Unavailable(f"the target insists on client_encoding {parameters['client_encoding']!r}")
     if client_name:

@@ -125,9 +125,11 @@ class Naming(Memory):
     def _forget_doubtful(self, exchange: Exchange) -> None:
         """Of several statements some failed: what they would have prepared or declared is not known any more."""
         action = exchange.action
-        if action is not None and "several-statements" in action.traits and action.defines:
-            for kind, name, _ in action.defines:
-                (self._prepared if kind == "prepared" else self._cursors).pop(name, None)
+        if action is None or "several-statements" not in action.traits:
+            return
+        for kind, name in (*((kind, name) for kind, name, _ in action.defines), *action.forgets):
+            table = self._prepared if kind == "prepared" else self._cursors
+            table.clear() if name == "*" else table.pop(name, None)
             self._full = None
 
     def _quiet(self) -> None:
