@@ -119,6 +119,8 @@ class Gateway:
         self.journal.add_sink(self._fold)
         self.journal.append(list(recovery.settle(self.recovery, self.boot, self._finish_recording)))
         recovered = len(self.recovery.open_exchanges)
+        if not self.recovery.clean:
+            log.warning("%s", _recovered(self.recovery))
         self.journal.append(
             [InstanceStart(software=f"muniment {muniment.__version__}", boot=self.boot, recovered=recovered)]
         )
@@ -305,6 +307,19 @@ def _boot() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return secrets.token_hex(16)
+
+
+def _recovered(found: recovery.Recovery) -> str:
+    """What the last run left behind, in words for its operator."""
+    counts = (
+        (len(found.open_sessions), "sessions were open"),
+        (len(found.open_exchanges), "exchanges had been released without an end on record: outcome unknown"),
+        (len(found.waiting), "exchanges waited for people and were never released"),
+        (found.torn_bytes, "bytes of a line that was never released were cut"),
+        (found.lost_payloads, "lines lost their sealed payload"),
+    )
+    said = "; ".join(f"{number} {what}" for number, what in counts if number)
+    return f"recovered: the last run did not end in order: {said}"
 
 
 def _instance(path: Path) -> str:
