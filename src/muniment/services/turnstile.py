@@ -9,23 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-from muniment.judge import policy
 from muniment.model.access import Session
 from muniment.model.effects import Ask
 from muniment.model.entries import Entry, Request
 from muniment.model.errors import ProtocolError, Unavailable
-from muniment.model.exchange import Action, Catalog, Outcome, Phase, Statement
-from muniment.model.rules import Durability, Rules
-from muniment.model.verdict import Allow, Deny, Hold, Masks, Verdict
+from muniment.model.exchange import Action, Outcome, Phase, Statement
+from muniment.model.rules import Durability
+from muniment.model.verdict import Allow, Deny, Hold, Verdict
 from muniment.services import leaves
 from muniment.services.approvals import Held, Question
 from muniment.services.gate import Gate
-from muniment.services.repeats import Repeats
+from muniment.services.judging import Judged, Judging
 
-MAX_CACHED = 2_000  # verdicts that one session keeps
 TURN = 256  # rulings that one session gets before the others have their turn
 REMIND_S = 30.0  # how often a held client is told that it still waits
 
@@ -49,15 +46,6 @@ class Client(Protocol):
         """The record can no longer be kept: the session must end."""
 
 
-@dataclass(slots=True)
-class _Judged:
-    ask: Ask
-    action: Action
-    verdict: Verdict
-    shown: str | None
-    grant: str = ""
-
-
 class Turnstile:
     """One session's exchanges, one after the other."""
 
@@ -66,17 +54,13 @@ class Turnstile:
         self._session = session
         self._client = client
         self._protocol = session.admission.target.protocol
+        self._judging = Judging(gate, session)
         self._queue: deque[Ask] = deque()
         self._walking = False  # a task has the queue; it goes on when what it waits for has come
         self._n = 0
         self._numbers: dict[int, int] = {}
         self._held: Held | None = None
         self._held_ticket = 0
-        self._rules: Rules | None = None
-        self._context: policy.Context | None = None
-        self._until_us = 0
-        self._cache: dict[int, tuple[Action, Statement, Verdict, str | None, bool]] = {}  # True: its text matters
-        self._repeats = Repeats()
         self._closed = False
 
     @property
@@ -122,7 +106,7 @@ class Turnstile:
             if ruled >= TURN:
                 self._start(asyncio.sleep(0))
                 return
-            batch: list[_Judged] = []
+            batch: list[Judged] = []
             unread = False
             while self._queue and len(batch) < TURN:
                 ask = self._queue[0]
@@ -134,7 +118,7 @@ class Turnstile:
                     unread = True
                     break
                 self._queue.popleft()
-                judged = self._judge(ask, action)
+                judged = self._judging.judge(ask, action)
                 batch.append(judged)
                 execute = ask.statement.phase is Phase.EXECUTE
                 barrier = action.changes_names or "transaction-end" in action.traits
@@ -150,7 +134,9 @@ class Turnstile:
                     self._start(self._finish(batch))
                     return
                 ruled += len(batch)
-                self._client.ruled([(judged.ask.ticket, self._final(judged), judged.action) for judged in batch])
+                self._client.ruled(
+                    [(judged.ask.ticket, self._judging.final(judged), judged.action) for judged in batch]
+                )
             elif unread:
                 self._start(self._read(self._queue[0]))
                 return
@@ -162,9 +148,7 @@ class Turnstile:
         if (
             self._closed
             or statement.phase is not Phase.EXECUTE
-            or gate.rules() is not self._rules
-            or gate.now_us() >= self._until_us
-            or (repeat := self._repeats.like(statement, gate.reader, self._protocol)) is None
+            or (repeat := self._judging.repeated(statement)) is None
         ):
             return False
         self._n += 1
@@ -198,86 +182,23 @@ class Turnstile:
     async def _read(self, ask: Ask) -> None:
         await self._gate.reader.action(self._protocol, ask.statement)
 
-    async def _finish(self, batch: list[_Judged]) -> None:
+    async def _finish(self, batch: list[Judged]) -> None:
         """What waits for the disk or for people."""
         last = batch[-1]
         held = isinstance(last.verdict, Hold) and last.ask.statement.phase is Phase.EXECUTE
         await self._gate.journal.durable()
         done = batch[:-1] if held else batch
         if done and not self._closed:
-            self._client.ruled([(judged.ask.ticket, self._final(judged), judged.action) for judged in done])
+            self._client.ruled([(judged.ask.ticket, self._judging.final(judged), judged.action) for judged in done])
         if held and not self._closed:
             await self._ask_people(last)
 
-    # --- judging ---------------------------------------------------------------------------------------------------
-
-    def _renew(self, rules: Rules, now_us: int) -> policy.Context:
-        admission = self._session.admission
-        target = rules.targets.get(admission.target.name, admission.target)
-        identity = admission.identity
-        context = policy.context(
-            rules, identity.name, identity.groups, target, admission.database, now_us, role=admission.role
-        )
-        ends = [grant.expires_at_us for grant in rules.grants.values() if grant.expires_at_us > now_us]
-        self._until_us = min(ends, default=1 << 62)
-        self._rules, self._context = rules, context
-        self._cache.clear()
-        self._repeats.clear()
-        return context
-
-    def _judge(self, ask: Ask, action: Action) -> _Judged:
-        rules = self._gate.rules()
-        now_us = self._gate.now_us()
-        context = self._context
-        if context is None or rules is not self._rules or now_us >= self._until_us:
-            context = self._renew(rules, now_us)
-        statement = ask.statement
-        kept = self._cache.get(id(action))
-        if kept is None or kept[1].names != statement.names or (kept[4] and kept[1].text != statement.text):
-            verdict = policy.judge(context, action)
-            if not leaves.fits(action):
-                verdict = Deny("reader", "it names more than one record can hold", "Split the statement.")
-            catalog: Catalog | None = getattr(statement.names, "catalog", None)
-            masks = self._gate.masks(rules, self._session.admission.target.name, catalog)
-            shown = None
-            if masks is not None:
-                if isinstance(verdict, (Allow, Hold)) and (reason := masks.closed(action)):
-                    verdict = Deny("masking", reason, "Select the columns that you need, without copying them.")
-                if masks.protects(action) or masks.text(statement.text)[1]:
-                    shown = self._gate.redact(statement.text)
-                if isinstance(verdict, Allow):
-                    verdict = Allow(verdict.rule, masks, shown)
-            if len(self._cache) >= MAX_CACHED:
-                self._cache.clear()
-            kept = self._cache[id(action)] = (action, statement, verdict, shown, masks is not None)
-        verdict, shown = kept[2], kept[3]
-        if (
-            shown is None
-            and statement.parameters
-            and isinstance(verdict, Allow)
-            and verdict.masks is not None
-            and verdict.masks.parameters(statement.parameters)
-        ):
-            shown = self._gate.redact(statement.text)
-            verdict = Allow(verdict.rule, verdict.masks, shown)
-        return _Judged(ask, action, verdict, shown)
-
-    def _final(self, judged: _Judged) -> Verdict:
-        """What the conversation is told: a statement that is only prepared runs nothing, so a hold lets it through."""
-        if isinstance(judged.verdict, Hold) and judged.ask.statement.phase is Phase.PREPARE:
-            return Allow(judged.verdict.rule, self._masks_of(judged), judged.shown)
-        return judged.verdict
-
-    def _masks_of(self, judged: _Judged) -> Masks | None:
-        catalog: Catalog | None = getattr(judged.ask.statement.names, "catalog", None)
-        return self._gate.masks(self._gate.rules(), self._session.admission.target.name, catalog)
-
     # --- recording -------------------------------------------------------------------------------------------------
 
-    def _record(self, batch: list[_Judged]) -> bool:
+    def _record(self, batch: list[Judged]) -> bool:
         """Write the requests of a batch with one append. Returns whether its release must wait (disk or people)."""
         entries: list[Entry] = []
-        repeats: list[tuple[_Judged, Request]] = []
+        repeats: list[tuple[Judged, Request]] = []
         waits = False
         for at, judged in enumerate(batch):
             statement, verdict = judged.ask.statement, judged.verdict
@@ -295,21 +216,23 @@ class Turnstile:
             self._gate.journal.append(entries)
         for judged, request in repeats:
             assert isinstance(judged.verdict, Allow)
-            self._repeats.keep(judged.ask.statement, judged.action, judged.verdict, self._gate.journal.again(request))
+            self._judging.repeats.keep(
+                judged.ask.statement, judged.action, judged.verdict, self._gate.journal.again(request)
+            )
         return waits
 
-    def _comes_again(self, text: str, behind: Sequence[_Judged]) -> bool:
+    def _comes_again(self, text: str, behind: Sequence[Judged]) -> bool:
         """Whether the refused statement is asked again to be executed, so that one refusal is one line."""
         asks = [judged.ask.statement for judged in behind] + [ask.statement for ask in self._queue]
         return any(each.phase is Phase.EXECUTE and each.text == text for each in asks)
 
-    def _on_disk(self, judged: _Judged) -> bool:
+    def _on_disk(self, judged: Judged) -> bool:
         if not isinstance(judged.verdict, Allow):
             return False  # nothing is released
         durability = self._session.admission.target.durability
         return durability is Durability.DISK or (durability is Durability.MIXED and not judged.action.reads_only)
 
-    def _request(self, judged: _Judged, approval: str = "", why: str = "") -> Request:
+    def _request(self, judged: Judged, approval: str = "", why: str = "") -> Request:
         self._n += 1
         statement, action, verdict = judged.ask.statement, judged.action, judged.verdict
         self._numbers[judged.ask.ticket] = self._n
@@ -324,7 +247,7 @@ class Turnstile:
             phase=statement.phase.value,
             decision=decision,
             rule=verdict.rule,
-            rules=self._rules.version if self._rules is not None else 0,
+            rules=self._judging.version,
             touches=leaves.touches(action),
             traits=leaves.traits(action),
             complete=action.complete,
@@ -338,7 +261,7 @@ class Turnstile:
 
     # --- people -----------------------------------------------------------------------------------------------------
 
-    async def _ask_people(self, judged: _Judged) -> None:
+    async def _ask_people(self, judged: Judged) -> None:
         hold = judged.verdict
         assert isinstance(hold, Hold)
         ticket, statement = judged.ask.ticket, judged.ask.statement
@@ -384,20 +307,20 @@ class Turnstile:
         hint = "Talk to the approver, or ask again by running the statement again."
         self._refuse(judged, Deny(hold.rule, f"not approved, {said}", hint, detail))
 
-    def _refuse(self, judged: _Judged, deny: Deny) -> None:
+    def _refuse(self, judged: Judged, deny: Deny) -> None:
         if self._client.wants(judged.ask.ticket):
             self._client.ruled([(judged.ask.ticket, deny, judged.action)])
 
-    async def _release(self, judged: _Judged, held: Held) -> None:
+    async def _release(self, judged: Judged, held: Held) -> None:
         """It was approved. Rules may have changed meanwhile: judge again, spend the approval, then let it go."""
         hold = judged.verdict
         assert isinstance(hold, Hold)
-        again = self._judge(judged.ask, judged.action)
+        again = self._judging.judge(judged.ask, judged.action)
         leaf = ""
         if not isinstance(again.verdict, Deny):
             wanted = again.verdict if isinstance(again.verdict, Hold) else None
             leaf = await self._gate.approvals.use(held.id, self._session.id, self._n + 1, wanted)
-            again = self._judge(judged.ask, judged.action)  # they may have changed once more while it was spent
+            again = self._judging.judge(judged.ask, judged.action)  # they may have changed once more while it was spent
             if isinstance(again.verdict, Hold) and again.verdict != wanted:
                 leaf = ""
         if isinstance(again.verdict, Deny):
@@ -412,13 +335,13 @@ class Turnstile:
             return  # withdrawn while it was spent: what is not released is not recorded as released
         grant = hold.grant or hold.rule
         if isinstance(again.verdict, Hold):
-            again.verdict = Allow(grant, self._masks_of(judged), judged.shown)
+            again.verdict = Allow(grant, self._judging.masks_of(judged), judged.shown)
         self._gate.journal.append([self._request(again, approval=leaf)])
         await self._gate.journal.durable()
         if self._client.wants(judged.ask.ticket) and not self._closed:
             self._client.ruled([(judged.ask.ticket, again.verdict, judged.action)])
 
-    def _question(self, judged: _Judged, hold: Hold) -> Question:
+    def _question(self, judged: Judged, hold: Hold) -> Question:
         session, statement = self._session, judged.ask.statement
         identity, initiator = session.admission.identity, session.admission.identity.initiator
         return Question(
