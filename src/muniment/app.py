@@ -8,6 +8,7 @@ import datetime
 import gc
 import logging
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -228,6 +229,8 @@ class Gateway:
                 await asyncio.to_thread(self.log.tick, now_us())
             except Unavailable as down:
                 log.error("%s", down)
+            except Exception:  # our own fault: without ticks no disk is looked at, and nothing is signed
+                log.exception("a tick failed; the next one is tried")
 
     def _tick(self, now: int) -> None:
         if self.journal.failed and not self._failure_told:
@@ -235,9 +238,9 @@ class Gateway:
             log.error("no traffic: the journal cannot be written: %s", self.journal.failed)
             self.journal.append_closing([InstanceFail(what=f"journal: {self.journal.failed}")])
             self.sessions.cut_all("the journal cannot be written")
-        if now - self._disk_seen_us > DISK_US:
+        if abs(now - self._disk_seen_us) > DISK_US:  # the clock may be set back
             self._look_at_disk(now)
-        if now - self._beat_us >= HEARTBEAT_US:
+        if abs(now - self._beat_us) >= HEARTBEAT_US:
             self._beat_us = now
             self.journal.append([self._heartbeat()])
         self.access.tick(now)
@@ -363,12 +366,21 @@ def _say_ready(gateway: Gateway) -> None:
         log.info("clients verify us by %s (sslmode=verify-full sslrootcert=...)", gateway.ca)
 
 
+def _limits() -> None:
+    """As many files as we may have, a session needs four; and no core dump, which would hold every secret."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def serve(path: Path) -> int:
     """`muniment serve -c path`: run until SIGTERM or SIGINT. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     for chatty in ("alembic", "httpx", "uvicorn"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     os.umask(0o077)
+    _limits()
     try:
         settings = read_settings(str(path), path.read_text(encoding="utf-8"))
         uvloop.run(_serve(settings, _say_ready))
