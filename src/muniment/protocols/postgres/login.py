@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from muniment.model.access import Admission, Refusal
 from muniment.model.effects import Authorize, Dial, Read, Secure, Send, Side, Step, Unlock
@@ -140,10 +140,7 @@ def login(terms: Terms) -> Login:
     return ready
 
 
-_REF_HINT = "The operator of the gateway sees each check with: muniment logins show {}"
-
-
-def _refuse(code: str, message: str, *, hint: str = "", detail: str = "") -> Generator[Step, Any, None]:
+def _refuse(code: str, message: str, *, hint: str = "", detail: str = "") -> Generator[Step, Any, NoReturn]:
     yield Send(Side.CLIENT, frames.error(code, message, hint=hint, detail=detail, severity="FATAL"))
     raise LoginRefused(code, message)
 
@@ -249,11 +246,11 @@ def _ask_password() -> Generator[Step, Any, str]:
 
 def _target(terms: Terms, startup: _Startup, admission: Admission, client_tls: str) -> Generator[Step, Any, Ready]:
     tag = terms.tag.encode()[:63].decode("utf-8", "ignore")
-    settings = {name: value for name, value in startup.settings.items() if name.lower() != "application_name"}
+    ours = ("application_name", "standard_conforming_strings")
+    settings = {name: value for name, value in startup.settings.items() if name.lower() not in ours}
     client_name = next((v for n, v in startup.settings.items() if n.lower() == "application_name"), "")
     if not any(name.lower() == "client_encoding" for name in settings):
         settings["client_encoding"] = "UTF8"
-    settings = {name: value for name, value in settings.items() if name.lower() != "standard_conforming_strings"}
     settings["standard_conforming_strings"] = "on"  # as a startup value: RESET and DISCARD bring back this one
     yield Dial()
     target_tls = yield from _secure_target(admission)
