@@ -302,7 +302,7 @@ def _tar(directory: Path) -> Iterator[bytes]:
     The history of checkpoints goes first, then the checkpoint, which is at least as new; every other file then holds
     at least what it covers.
     """
-    first = [path for name in ("checkpoint",) if (path := directory / "log" / name).exists()]
+    first = [path for name in ("checkpoints.jsonl", "checkpoint") if (path := directory / "log" / name).exists()]
     others = sorted(path for path in directory.rglob("*") if path not in first and _is_evidence(path))
     for path in [*first, *others]:
         yield from _tar_file(path, str(path.relative_to(directory)))
