@@ -126,10 +126,8 @@ def login(terms: Terms) -> Login:
     secret_text = yield from _ask_password()
     verdict = yield Authorize(startup.user, secret_text, startup.database)
     if isinstance(verdict, Refusal):
-        yield from _refuse(
-            "28P01", f"login refused (ref {verdict.reference})", hint=_REF_HINT.format(verdict.reference)
-        )
-        raise AssertionError  # _refuse never returns
+        hint = f"The operator of the gateway sees each check with: muniment logins show {verdict.reference}"
+        yield from _refuse("28P01", f"login refused (ref {verdict.reference})", hint=hint)
     ready = yield from _target(terms, startup, verdict, secured)
     hello = [frames.frame(b"R", b"\0\0\0\0")]
     for name, value in ready.parameters.items():
