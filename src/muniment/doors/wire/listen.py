@@ -20,8 +20,9 @@ from muniment.model.exchange import Catalog
 from muniment.model.rules import Rules
 from muniment.protocols.postgres import frames
 from muniment.protocols.postgres.conversation import Conversation
-from muniment.protocols.postgres.login import CancelKey, LoginRefused, Ready, TargetError, Terms, codec_of, login
+from muniment.protocols.postgres.login import CancelKey, LoginRefused, Ready, TargetError, Terms, login
 from muniment.protocols.postgres.meaning import Names
+from muniment.protocols.postgres.startup import codec_of
 from muniment.services.refusals import host_of
 
 log = logging.getLogger("muniment.wire")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from muniment.model.effects import Look, Send, Side
 from muniment.model.errors import ProtocolError
 from muniment.protocols.postgres import frames
-from muniment.protocols.postgres.login import codec_of
 from muniment.protocols.postgres.showing import Showing, shape_of
+from muniment.protocols.postgres.startup import codec_of
 from muniment.protocols.postgres.state import COPY_KINDS, IDLE, Expect, Mode, decode
 
 _Q, _P, _B, _E, _D, _C, _H, _S, _F, _X = b"QPBEDCHSFX"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from muniment.model.access import Admission, Refusal
@@ -16,19 +16,11 @@ from muniment.model.effects import Authorize, Dial, Read, Secure, Send, Side, St
 from muniment.model.errors import ProtocolError, Unavailable
 from muniment.protocols.postgres import catalogue, frames
 from muniment.protocols.postgres.credentials import Scram, md5
+from muniment.protocols.postgres.startup import STARTUP, Startup, codec_of, read_startup
 
 MAX_SECRET_BYTES = 16 << 10  # CI tokens are about 2,000; a header full of claims stays under 16 KiB
 MAX_LOGIN_FRAME_BYTES = 1 << 20  # what the target may say at once during its login
 MAX_PARAMETERS, MAX_PARAMETER_BYTES = 200, 64 << 10  # that a target reports; PostgreSQL 18 has 15
-CODECS = {"UTF8": "utf-8", "UNICODE": "utf-8", "SQL_ASCII": "ascii"} | {
-    f"LATIN{n}": f"iso8859-{part}" for n, part in enumerate((1, 2, 3, 4, 9, 10, 13, 14, 15, 16), 1)
-}  # client_encoding -> how its texts are read; under SQL_ASCII a byte that is no ASCII makes a text unreadable
-STARTUP = frozenset(
-    """application_name client_encoding datestyle timezone extra_float_digits intervalstyle bytea_output search_path
-    statement_timeout lock_timeout idle_in_transaction_session_timeout idle_session_timeout client_min_messages jit
-    geqo default_transaction_isolation default_transaction_read_only default_transaction_deferrable
-    standard_conforming_strings work_mem""".split()
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +74,6 @@ class LoginRefused(Exception):
         self.message = message
 
 
-@dataclass(slots=True)
-class _Startup:
-    user: str = ""
-    database: str = ""
-    settings: dict[str, str] = field(default_factory=dict)
-    minor: int = 0
-    unknown: list[str] = field(default_factory=list)
-
-
 Login = Generator[Step, Any, "Ready | CancelKey"]
 
 
@@ -118,7 +101,7 @@ def login(terms: Terms) -> Login:
         yield from _refuse("0A000", f"protocol {code >> 16}.{code & 0xFFFF} is not spoken here; use 3.0")
     if not 8 <= size <= frames.MAX_STARTUP_BYTES:
         raise ProtocolError(Side.CLIENT, f"startup packet of {size} bytes")
-    startup = _read_startup(code, (yield Read(Side.CLIENT, size - 8)))
+    startup = read_startup(code, (yield Read(Side.CLIENT, size - 8)))
     yield from _check_startup(startup, bool(secured) or terms.plain_ok)
     if startup.minor or startup.unknown:
         body = struct.pack("!ii", 0, len(startup.unknown)) + b"".join(n.encode() + b"\0" for n in startup.unknown)
@@ -143,63 +126,7 @@ def _refuse(code: str, message: str, *, hint: str = "", detail: str = "") -> Gen
     raise LoginRefused(code, message)
 
 
-def _read_startup(code: int, body: bytes) -> _Startup:
-    startup = _Startup(minor=code & 0xFFFF)
-    pos, end = 0, len(body)
-    while pos < end and body[pos]:
-        raw_name, pos = frames.cstring(Side.CLIENT, body, pos, end)
-        raw_value, pos = frames.cstring(Side.CLIENT, body, pos, end)
-        try:
-            name, value = raw_name.decode(), raw_value.decode()
-        except UnicodeDecodeError:
-            raise ProtocolError(Side.CLIENT, "a startup parameter is not UTF-8") from None
-        if name.startswith("_pq_."):
-            startup.unknown.append(name)
-        elif name == "user":
-            startup.user = value
-        elif name == "database":
-            startup.database = value
-        elif name == "options":
-            startup.settings.update(_options(value))
-        else:
-            startup.settings[name] = value
-    if pos != end - 1:
-        raise ProtocolError(Side.CLIENT, "startup packet does not end where it should")
-    startup.database = startup.database or startup.user
-    return startup
-
-
-def _options(text: str) -> dict[str, str]:
-    """The settings of `options`: `-c name=value` or `--name=value`; a backslash keeps the blank behind it."""
-    words: list[str] = []
-    word, started, escaped = "", False, False
-    for char in text:
-        if escaped:
-            word, escaped, started = word + char, False, True
-        elif char == "\\":
-            escaped = True
-        elif char in " \t\n\r\v\f":
-            if started:
-                words.append(word)
-            word, started = "", False
-        else:
-            word, started = word + char, True
-    if started:
-        words.append(word)
-    found: dict[str, str] = {}
-    pending = False
-    for item in words:
-        if item == "-c" and not pending:
-            pending = True
-            continue
-        text_of = item if pending else item[2:] if item.startswith(("-c", "--")) else ""
-        name, equals, value = text_of.partition("=")
-        found[name.replace("-", "_") if equals else f"options {item}"] = value
-        pending = False
-    return found
-
-
-def _check_startup(startup: _Startup, may_ask: bool) -> Generator[Step, Any, None]:
+def _check_startup(startup: Startup, may_ask: bool) -> Generator[Step, Any, None]:
     if not startup.user:
         yield from _refuse("28000", "no user name in the startup packet")
     replication = startup.settings.pop("replication", "").lower()
@@ -219,13 +146,6 @@ def _check_startup(startup: _Startup, may_ask: bool) -> Generator[Step, Any, Non
         yield from _refuse("28000", "this gateway takes no password without TLS", hint=hint)
 
 
-def codec_of(encoding: str) -> str:
-    """How texts in this client_encoding are read; empty for one that is refused."""
-    plain = encoding.upper().strip("'\"").replace("-", "").replace("_", "")
-    plain = {"SQLASCII": "SQL_ASCII", "ISO88591": "LATIN1", "AUTO": "UTF8"}.get(plain, plain)
-    return CODECS.get(plain, "")
-
-
 def _ask_password() -> Generator[Step, Any, str]:
     yield Send(Side.CLIENT, frames.frame(b"R", b"\0\0\0\x03"))
     kind, size = struct.unpack("!ci", (yield Read(Side.CLIENT, 5)))
@@ -242,7 +162,7 @@ def _ask_password() -> Generator[Step, Any, str]:
 # --- the target's side ---------------------------------------------------------------------------------------------
 
 
-def _target(terms: Terms, startup: _Startup, admission: Admission, client_tls: str) -> Generator[Step, Any, Ready]:
+def _target(terms: Terms, startup: Startup, admission: Admission, client_tls: str) -> Generator[Step, Any, Ready]:
     tag = terms.tag.encode()[:63].decode("utf-8", "ignore")
     ours = ("application_name", "standard_conforming_strings")
     settings = {name: value for name, value in startup.settings.items() if name.lower() not in ours}
