@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -39,7 +40,7 @@ from tests.scan.frames import read, row
 from tests.scan.table import Maker
 
 from muniment.judge.masking import TargetMasks, masks_for
-from muniment.model.exchange import Action, Catalog, Column, Parameter, Relation
+from muniment.model.exchange import ANYTHING, Action, Catalog, Column, Parameter, Relation
 from muniment.model.rules import Mask
 from muniment.scan.rows import rewrite_rows
 
@@ -450,11 +451,62 @@ def test_the_quick_test_is_left_out_where_it_would_not_see_a_hit() -> None:
         ("select * from nowhere.known", False),
         ("create table y as select * from nowhere.known", True),
         ("copy nowhere.known to stdout", True),
+        ("select secrets_of(1)", False),
+        ("insert into invoices (memo) values (secrets_of(1))", True),
+        ("insert into invoices (memo) values (upper('x'))", False),
+        ("update invoices set memo = secrets_of(1)", True),
+        ("create table y as select secrets_of(1) as x", True),
+        ("create table y (x text default secrets_of(1))", True),
+        ("alter table invoices add column z text default secrets_of(1)", True),
+        ("create view v as select secrets_of(1) as x", True),
+        ("copy (select secrets_of(1)) to stdout", True),
+        ("declare c cursor for select secrets_of(1)", True),
+        ("create trigger t after insert on invoices for each row execute function secrets_of()", False),
+        ("create table y as select chunk_data from pg_toast.pg_toast_20000", True),
     ],
 )
 def test_what_cannot_be_masked_safely_is_closed(text: str, closed: bool) -> None:
     reason = masks().closed(action(text))
     assert bool(reason) is closed, reason
+
+
+def test_a_function_of_an_extension_may_fill_a_column() -> None:
+    made = masks_for([BY_COLUMN], replace(catalog(), shipped=frozenset({"public.secrets_of"})), KEY)
+    assert made is not None
+    assert not made.closed(action("insert into invoices (memo) values (secrets_of(1))"))
+
+
+def test_a_view_that_uses_a_function_of_the_databases_own_is_protected() -> None:
+    view = Relation(20010, "public", "of_function", "v", ((1, "x"),))
+    found = replace(catalog(view), depends={20010: frozenset({ANYTHING})})
+    made = masks_for([BY_COLUMN], found, KEY)
+    assert made is not None
+    plan = made.plan((Column("x", (20010, 1), TEXT, False),), action("select x from of_function", found), 0)
+    assert plan is not None and plan.maskers[0] is not None
+    assert made.closed(action("copy of_function to stdout", found))
+
+
+def test_a_column_that_is_younger_than_the_catalogue_is_redacted() -> None:
+    plan = masks().plan((Column("x", (INVOICES, 4), TEXT, False),), action("select x from invoices"), 0)
+    assert plan is not None and plan.maskers[0] is not None
+
+
+def test_rows_that_the_reading_does_not_foresee_are_redacted() -> None:
+    plan = masks().plan((Column("x", None, TEXT, False),), action("insert into invoices (id) values (1)"), 0)
+    assert plan is not None and plan.maskers[0] is not None
+
+
+def test_an_operator_of_the_databases_own_may_give_anything_back() -> None:
+    plan = masks().plan((Column("x", None, TEXT, False),), action("select 1 operator(public.###) 2"), 0)
+    assert plan is not None and plan.maskers[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "tells"),
+    [("select secrets_of(1)", True), ("select id from customers", True), ("select upper(memo) from invoices", False)],
+)
+def test_errors_and_notices_of_functions_of_the_databases_own_may_tell(text: str, tells: bool) -> None:
+    assert masks().tells(action(text)) is tells
 
 
 def test_copy_is_closed_where_detectors_could_not_look() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from muniment.judge import detect, shapes
-from muniment.judge.protected import Protected, Rule, copies_out
+from muniment.judge.protected import UNRESOLVED, Protected, Rule, calls_out, copies_out
 from muniment.model.exchange import Action, Beneath, Catalog, Column, Parameter
 from muniment.model.rules import Mask
 from muniment.model.verdict import RowPlan
@@ -31,7 +31,6 @@ PLAIN = frozenset(
 FIRST_USER_OID = 16384  # PostgreSQL's FirstNormalObjectId: below are the server's own relations
 
 REDACT = "redact"
-UNRESOLVED = "unresolved"  # the class under which values are counted whose origin could not be told
 
 Masker = Callable[[bytes], bytes | None]
 
@@ -105,6 +104,10 @@ class TargetMasks:
         """See `Masks.protects`. A relation that could not be resolved counts as protected."""
         return self.protected.concerns(action)
 
+    def tells(self, action: Action) -> bool:
+        """See `Masks.tells`."""
+        return self.protected.concerns(action) or self.protected.calls(action)
+
     def closed(self, action: Action) -> str:
         """See `Masks.closed`."""
         reason = self.protected.closed(action)
@@ -144,9 +147,11 @@ class TargetMasks:
         unknown = (None,) * len(columns)
         if action is None or not action.complete:
             return unknown
+        if not 0 <= nth < len(action.outputs):
+            return unknown  # rows that a rule of the target made
         if not self.protected.concerns(action) and not calls_out(action):
             return (NOTHING,) * len(columns)  # nothing in the whole statement is protected, stars included
-        outputs = action.outputs[nth] if 0 <= nth < len(action.outputs) else None
+        outputs = action.outputs[nth]
         if outputs is None or len(outputs) != len(columns):
             return unknown
         if self.protected.unknown(action):
@@ -163,7 +168,9 @@ class TargetMasks:
             rule = protected.by_column.get((oid, number))
             if rule is not None or (oid < FIRST_USER_OID and oid not in protected.known):
                 return rule
-            return None if oid in protected.known else Rule(UNRESOLVED, REDACT)
+            if number <= protected.known.get(oid, -1):
+                return None
+            return Rule(UNRESOLVED, REDACT)  # a relation, or a column of it, that is younger than the catalogue
         rule = named(column.name)
         if rule is not None:
             return rule
@@ -282,11 +289,6 @@ class TargetMasks:
 
 NOTHING: frozenset[str] = frozenset()
 REDACTED_JSON = shapes.json_string(shapes.REDACTED)
-
-
-def calls_out(action: Action) -> bool:
-    """Whether it calls a function that is not the server's own, which may read any relation."""
-    return any(touch.kind == "function" and not touch.name.startswith("pg_catalog.") for touch in action.touches)
 
 
 def _number_class(value: bytes, type_id: int, bits: int, ssn: bool) -> str:

@@ -9,13 +9,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from muniment.model.exchange import Action, Catalog, Relation, Touch
+from muniment.model.exchange import ANYTHING, Action, Catalog, Relation, Touch
 
 Rules = tuple[tuple[str, tuple[str, ...]], ...]  # class -> globs over schema.table.column
 
 WHOLE_ROW = 0  # the attribute number of a relation as a whole
 VIEWS = frozenset("vm")
-SYSTEM_SCHEMAS = ("pg_catalog.", "information_schema.", "pg_toast.")
+SYSTEM_SCHEMAS = ("pg_catalog.", "information_schema.")  # not pg_toast: long values of every table are in it
 # Where the server keeps samples of column values, or pages of large objects, under names that no pattern has.
 SAMPLES = frozenset(
     {"pg_stats", "pg_stats_ext", "pg_stats_ext_exprs", "pg_statistic", "pg_statistic_ext_data", "pg_largeobject"}
@@ -30,6 +30,8 @@ READERS = frozenset(
     | {"pg_logical_slot_get_changes", "pg_logical_slot_peek_changes", "pg_logical_slot_get_binary_changes"}
     | {"pg_logical_slot_peek_binary_changes", "brin_page_items", "bt_page_items", "hash_page_items"}
 )
+UNRESOLVED = "unresolved"  # the class under which values are counted whose origin could not be told
+_CALLED = ("function", "procedure", "aggregate", "operator")
 WRITES_ONLY = frozenset({"insert", "create"})  # verbs by which a relation is written to and not read from
 
 
@@ -77,17 +79,19 @@ class Protected:
     """What is protected in one database.
 
     exists: whether there are column rules at all. by_column: (relation oid, column number) -> rule, views' columns and
-    whole rows included. known: every relation of the catalogue. relations: the protected ones, as `schema.name`, with
-    their columns by name; names: every relation's. words: names of columns that the rules themselves give, as they
-    stand there or as patterns: they are protected wherever their origin is not known.
+    whole rows included. known: every relation of the catalogue, with the number of its last column.
+    relations: the protected ones, as `schema.name`, with their columns by name; names: every relation's. words: names
+    of columns that the rules themselves give, as they stand there or as patterns: they are protected wherever their
+    origin is not known. shipped: functions of extensions.
     """
 
     exists: bool
     words: Words
     by_column: dict[tuple[int, int], Rule] = field(default_factory=dict)
-    known: frozenset[int] = frozenset()
+    known: dict[int, int] = field(default_factory=dict)
     relations: dict[str, dict[str, Rule]] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
+    shipped: frozenset[str] = frozenset()
 
     @staticmethod
     def find(rules: Rules, catalog: Catalog | None, earlier: Protected | None) -> Protected:
@@ -110,7 +114,10 @@ class Protected:
                 column: by_column[oid, number] for number, column in relation.columns if (oid, number) in by_column
             }
         names = frozenset(_name(relation) for relation in catalog.by_oid.values())
-        return Protected(bool(rules), words, by_column, frozenset(catalog.by_oid), relations, names)
+        known = {
+            oid: max((number for number, _ in relation.columns), default=0) for oid, relation in catalog.by_oid.items()
+        }
+        return Protected(bool(rules), words, by_column, known, relations, names, catalog.shipped)
 
     def named(self, action: Action | None) -> Callable[[str], Rule | None]:
         """What tells the rule for a column's name in a statement, where its origin is not known."""
@@ -149,7 +156,13 @@ class Protected:
         for touch in action.touches:
             if touch.verb not in WRITES_ONLY and (why := self._why(touch)):
                 return f"{taken}, and {why}"
+        if self.calls(action):
+            return f"{taken}, and what a function of the database's own gives back may be protected"
         return ""
+
+    def calls(self, action: Action) -> bool:
+        """Whether it calls something that is neither the server's own nor an extension's, and may read any relation."""
+        return self.exists and any(touch.name not in self.shipped for touch in calls_out(action))
 
     def _takes(self, action: Action) -> str:
         """How an action carries rows to where no mask is; empty when it does not."""
@@ -157,12 +170,22 @@ class Protected:
             return "COPY sends rows that are not masked"
         if "cursor" in action.traits or any(kind == "cursor" for kind, _, _ in action.defines):
             return "a cursor's rows are not masked"
+        if self._keeps_calls(action):
+            return "it keeps values that no mask would find again"
         if (action.copies_rows or self._moves(action)) and not self._own_columns_only(action):
             return "it keeps a copy of rows that no mask would find again"
         for touch in action.touches:
             if touch.verb == "notify" or (touch.kind == "function" and touch.name.rpartition(".")[2] == "pg_notify"):
                 return "a notification's text is not masked"
         return ""
+
+    def _keeps_calls(self, action: Action) -> bool:
+        """Whether what a function gives back may be stored. A trigger's own function is not called by making it."""
+        if not self.calls(action):
+            return False
+        verbs = {touch.verb for touch in action.touches if _is_relation(touch)}
+        triggers = any(touch.kind in ("trigger", "event-trigger") for touch in action.touches)
+        return bool(verbs & {"insert", "update", "merge", "create"}) or ("alter" in verbs and not triggers)
 
     def _mentions(self, action: Action) -> bool:
         """Whether a protected column may be read anywhere in the text, by name or with its row."""
@@ -202,6 +225,15 @@ class Protected:
 def copies_out(action: Action) -> bool:
     """Whether rows leave by COPY, to the client or to a file or program of the target."""
     return "copy-out" in action.traits or ("copy" in action.verbs and "copy-in" not in action.traits)
+
+
+def calls_out(action: Action) -> list[Touch]:
+    """The functions and operators that it calls and that are not the server's own, which may read any relation."""
+    return [
+        touch
+        for touch in action.touches
+        if touch.verb == "call" and touch.kind in _CALLED and not touch.name.startswith("pg_catalog.")
+    ]
 
 
 def _is_relation(touch: Touch) -> bool:
@@ -247,9 +279,9 @@ def _spread(by_column: dict[tuple[int, int], Rule], words: Words, catalog: Catal
         if relation is None or relation.kind not in VIEWS:
             continue
         beneath = min((c for c in reached if c in by_column or (c[1] == WHOLE_ROW and c[0] in touched)), default=None)
-        if beneath is None:
+        if beneath is None and ANYTHING not in reached:
             continue
-        rule = Rule(_first(by_column, beneath[0]).name, "redact")
+        rule = Rule(_first(by_column, beneath[0]).name if beneath is not None else UNRESOLVED, "redact")
         for number, column in relation.columns:
             by_column.setdefault((oid, number), words.rule(column) or rule)
 

@@ -133,13 +133,18 @@ class Relation:
     columns: tuple[tuple[int, str], ...]
 
 
+ANYTHING = (0, 0)  # in `Catalog.depends`, in the place of a column
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """The names of one database as they stood at `loaded_at_us`. Shared by its sessions, replaced whole.
 
     relations: by (schema, name); functions: name -> schemas that have one of that name; depends: view's oid -> the
     (relation oid, column number) that it is built from, at any depth, number 0 for a whole row; inherits: the oid of a
-    partition or child -> its direct parents; version: grows with every load.
+    partition or child -> its direct parents; shipped: functions, as schema.name, that belong to extensions;
+    version: grows with every load. A view that uses a function or operator of the database's own, which may read
+    anything, depends on ANYTHING.
     """
 
     database: str
@@ -150,3 +155,4 @@ class Catalog:
     functions: dict[str, frozenset[str]] = field(default_factory=dict)
     depends: dict[int, frozenset[tuple[int, int]]] = field(default_factory=dict)
     inherits: dict[int, frozenset[int]] = field(default_factory=dict)
+    shipped: frozenset[str] = frozenset()

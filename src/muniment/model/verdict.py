@@ -44,6 +44,9 @@ class Masks(Protocol):
     def protects(self, action: Action) -> bool:
         """Whether the action touches a relation that has a protected column, or names one."""
 
+    def tells(self, action: Action) -> bool:
+        """Whether errors and notices of the action may hold protected values."""
+
     def closed(self, action: Action) -> str:
         """Why this action cannot be masked safely yet and must be refused before release; empty when it can."""
 

@@ -223,7 +223,7 @@ class _Protecting:
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)
 
-    def protects(self, action: Action) -> bool:
+    def tells(self, action: Action) -> bool:
         return True
 
 

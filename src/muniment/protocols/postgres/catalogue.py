@@ -2,7 +2,7 @@
 
 Every name in these texts is qualified, operators too: they may run under a search path that the client chose.
 A view that uses a whole row (varattno 0 in its rule) depends on column 0, which stands for every column: pg_depend does
-not say which columns a whole row has.
+not say which columns a whole row has. One that uses a function of the database's own depends on (0, 0), `ANYTHING`.
 Source: PostgreSQL manual, "System Catalogs"; "System Information Functions" (current_schemas).
 """
 
@@ -34,8 +34,12 @@ SELECT 'a', a.attrelid::pg_catalog.text, a.attnum::pg_catalog.text, a.attname::p
  WHERE a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
    AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r','v','m','p','f']::pg_catalog."char"[])
 UNION ALL
-SELECT DISTINCT 'f', p.proname::pg_catalog.text, n.nspname::pg_catalog.text, '', ''
+SELECT 'f', p.proname::pg_catalog.text, n.nspname::pg_catalog.text,
+       pg_catalog.bool_and(e.objid IS NOT NULL)::pg_catalog.text, ''
   FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+  LEFT JOIN pg_catalog.pg_depend AS e ON e.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+   AND e.objid OPERATOR(pg_catalog.=) p.oid AND e.deptype OPERATOR(pg_catalog.=) 'e'
+ GROUP BY p.proname, n.nspname
 UNION ALL
 SELECT DISTINCT 'd', r.ev_class::pg_catalog.text, d.refobjid::pg_catalog.text, d.refobjsubid::pg_catalog.text, ''
   FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_rewrite AS r ON r.oid OPERATOR(pg_catalog.=) d.objid
@@ -49,6 +53,16 @@ SELECT DISTINCT 'd', r.ev_class::pg_catalog.text, d.refobjid::pg_catalog.text, '
    AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
    AND d.refobjid OPERATOR(pg_catalog.<>) r.ev_class
    AND r.ev_action::pg_catalog.text OPERATOR(pg_catalog.~~) '%:varattno 0 %'
+UNION ALL
+SELECT DISTINCT 'd', r.ev_class::pg_catalog.text, '0', '0', ''
+  FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_rewrite AS r ON r.oid OPERATOR(pg_catalog.=) d.objid
+ WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+   AND d.refclassid OPERATOR(pg_catalog.=) ANY (
+         ARRAY['pg_catalog.pg_proc', 'pg_catalog.pg_operator']::pg_catalog.regclass[]::pg_catalog.oid[])
+   AND d.refobjid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+   AND NOT EXISTS (
+         SELECT FROM pg_catalog.pg_depend AS e WHERE e.classid OPERATOR(pg_catalog.=) d.refclassid
+            AND e.objid OPERATOR(pg_catalog.=) d.refobjid AND e.deptype OPERATOR(pg_catalog.=) 'e')
 UNION ALL
 SELECT 'i', i.inhrelid::pg_catalog.text, i.inhparent::pg_catalog.text, '', '' FROM pg_catalog.pg_inherits AS i
 """
@@ -78,6 +92,7 @@ def read_catalog(rows: Rows, database: str, version: int, now_us: int) -> Catalo
     functions: dict[str, set[str]] = defaultdict(set)
     edges: dict[int, set[tuple[int, int]]] = defaultdict(set)
     parents: dict[int, set[int]] = defaultdict(set)
+    shipped: set[str] = set()
     for row in rows:
         kind, one, two, three, four = _texts(row)
         if kind == "r":
@@ -86,6 +101,8 @@ def read_catalog(rows: Rows, database: str, version: int, now_us: int) -> Catalo
             columns[int(one)].append((int(two), three))
         elif kind == "f":
             functions[one].add(two)
+            if three == "true":
+                shipped.add(f"{two}.{one}")
         elif kind == "i":
             parents[int(one)].add(int(two))
         else:
@@ -100,6 +117,7 @@ def read_catalog(rows: Rows, database: str, version: int, now_us: int) -> Catalo
         functions={name: frozenset(schemas) for name, schemas in functions.items()},
         depends={view: _closure(view, edges) for view in edges},
         inherits={child: frozenset(found) for child, found in parents.items()},
+        shipped=frozenset(shipped),
     )
 
 

@@ -194,7 +194,7 @@ class _Work:
         before = len(self._outputs)
         for refer in part.refers:
             self._follow(refer)
-        if mode is not Mode.TOUCHES and len(self._outputs) == before and not part.refers:
+        if mode is not Mode.TOUCHES and len(self._outputs) == before:
             self._rows(part, called, row)
         if part.rows is Rows.NO and any(use.verb in _RULED for use in part.uses):
             self._counted = False  # a rule of the target can make it answer with rows all the same

@@ -55,7 +55,7 @@ class Releasing(Naming):
             case Hold():
                 pass
         if exchange.masks is not None and action is not None:
-            exchange.protected = exchange.masks.protects(action)
+            exchange.protected = exchange.masks.tells(action)
             self._touched = exchange if exchange.protected else self._touched
         self._asked.pop(exchange.ticket, None)
         item.state = State.READY

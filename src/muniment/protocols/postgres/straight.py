@@ -201,7 +201,7 @@ class Straight(Answering):
 
     def _touches_protected(self, run: Run) -> None:
         """Within a transaction: remember that it is about protected data, for what its end may say."""
-        if self._touched is not None or run.masks is None or run.action is None or not run.masks.protects(run.action):
+        if self._touched is not None or run.masks is None or run.action is None or not run.masks.tells(run.action):
             return
         self._touched = exchange = Exchange(run.ticket)
         exchange.action, exchange.masks, exchange.protected, exchange.done = run.action, run.masks, True, True
@@ -237,7 +237,7 @@ class Straight(Answering):
         if run.sent:
             exchange.action, exchange.masks = run.action, run.masks
             if run.masks is not None and run.action is not None:
-                exchange.protected = run.masks.protects(run.action)
+                exchange.protected = run.masks.tells(run.action)
                 self._touched = exchange if exchange.protected else self._touched
             self._unfold_sent(run, exchange, portal)
         else:
