@@ -248,29 +248,6 @@ async def test_what_is_not_there_is_none(house: House, _: Signer) -> None:
 
 
 @walk
-async def test_an_export_verifies_whenever_the_log_signs_while_it_is_read(house: House, _: Signer) -> None:
-    house.log.checkpoint(house.now_us())
-    copy = house.data / "copy"
-    data = b""
-    for part in await house.evidence.export("ada"):
-        data += part
-        if len(part) == 512:  # a header: the log moves on before each file
-            await house.evidence.viewed("show", "s-1", "ada")
-            house.log.checkpoint(house.now_us())
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        for member in archive:
-            path = copy / member.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(archive.extractfile(member).read())  # type: ignore[union-attr]
-    key = await house.evidence.vkey()
-    done = subprocess.run(
-        [sys.executable, "-I", str(copy / "verify.py"), str(copy), "--key", key], capture_output=True, text=True
-    )
-    assert "log/checkpoint:" not in done.stdout and "is older" not in done.stdout, done.stdout
-    assert done.returncode == 0, done.stdout
-
-
-@walk
 async def test_an_export_holds_the_evidence_and_its_verifier_and_no_key(house: House, _: Signer) -> None:
     house.log.checkpoint(house.now_us())
     with (house.evidence_dir / "log" / "records.jsonl").open("ab") as file:
@@ -301,7 +278,7 @@ async def test_a_copy_that_is_taken_while_checkpoints_are_signed_holds(house: Ho
         house.log.checkpoint(house.now_us())
     copy = house.data / "copy"
     with tarfile.open(fileobj=io.BytesIO(b"".join(parts))) as archive:
-        archive.extractall(copy, filter="data")
+        archive.extractall(copy)  # our own files; `filter` is missing before Python 3.11.4
     command = [sys.executable, str(verifier()), str(copy), "--key", str(house.evidence_dir / "log" / "key.pub")]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
     assert "is older than" not in done.stdout and "was cut" not in done.stdout, done.stdout
