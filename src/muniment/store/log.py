@@ -220,6 +220,8 @@ class Log:
 
     def _publish(self, text: str, head: note.Checkpoint, now_us: int) -> None:
         row = {"note": text, "root": head.root.hex(), "size": head.size, "t": now_us}
+        # The checkpoint first: whoever reads the history and then it, also after a crash, never finds it the older one.
+        replace(self._directory / "checkpoint", text.encode(), _MODE)
         with (self._directory / "checkpoints.jsonl").open("ab") as history:
             # The length before is where a torn line of an earlier crash would end: begin on a line of its own.
             if history.tell() and not _ends_line(self._directory / "checkpoints.jsonl"):
@@ -227,7 +229,6 @@ class Log:
             history.write(canonical.encode(row) + b"\n")
             history.flush()
             os.fdatasync(history.fileno())
-        replace(self._directory / "checkpoint", text.encode(), _MODE)
 
     # -- opening
 
