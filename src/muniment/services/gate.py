@@ -75,7 +75,7 @@ class Gate:
 
     def ended(self, ses: str, n: int, outcome: Outcome) -> None:
         """Record how an exchange ended; batched with others."""
-        masked = ",".join(f"{name}={count}" for name, count in outcome.masked)
+        masked = ",".join(f"{name}={count}" for name, count in outcome.masked) if outcome.masked else ""
         tag = outcome.tag.replace(":", " ")
         self._results.append(f"{ses}:{n}:{outcome.status}:{outcome.rows}:{outcome.bytes}:{outcome.code}:{tag}:{masked}")
         if len(self._results) >= BATCH:

@@ -25,7 +25,6 @@ class Pipe(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._wanted = 0  # how many bytes are asked for
         self._held = False  # not read, since too much came ahead
-        self._receiver: Callable[[bytes], None] | None = None
         self._lost: Callable[[], None] | None = None
         self._writable: Callable[[bool], None] | None = None
         self._transport: asyncio.Transport | None = None
@@ -43,10 +42,7 @@ class Pipe(asyncio.Protocol):
             self._connected(self)
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
-        if self._receiver is not None:
-            self._receiver(data)
-            return
+        """See asyncio.Protocol. During the login; then the receiver stands in its place."""
         self._buffer += data
         if len(self._buffer) >= max(self._wanted, AHEAD_BYTES) and not self._held:
             self._held = True
@@ -142,9 +138,12 @@ class Pipe(asyncio.Protocol):
         self, receiver: Callable[[bytes], None], lost: Callable[[], None], writable: Callable[[bool], None]
     ) -> None:
         """The login is over: give what comes, what came already included, to `receiver`."""
-        self._receiver, self._lost, self._writable = receiver, lost, writable
+        self._lost, self._writable = lost, writable
         data = bytes(self._buffer)
         self._buffer.clear()
+        self.data_received = receiver  # type: ignore[method-assign, assignment]
+        if not self.closed:
+            self.transport.set_protocol(self)  # it keeps what it calls
         self._go_on()
         if data:
             receiver(data)

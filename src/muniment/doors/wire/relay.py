@@ -56,6 +56,7 @@ class Relay:
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopped: dict[Side, set[str]] = {Side.CLIENT: set(), Side.TARGET: set()}
         self._client_stopped = self._stopped[Side.CLIENT]
+        self._read_us = 0  # when what is handled now was read
         self._active_us = session.opened_at_us
         left_us = session.admission.expires_at_us - self._now_us()  # a clock that is set back prolongs nothing
         self._until = asyncio.get_running_loop().time() + left_us / 1e6
@@ -74,8 +75,9 @@ class Relay:
     # --- bytes -----------------------------------------------------------------------------------------------------
 
     def _from_client(self, data: bytes) -> None:
-        self._active_us = self._now_us()
         self._feed(Side.CLIENT, data)
+        if self._talk.full and not self._reason:
+            self._may_read(Side.CLIENT, "queue", False)
 
     def _from_target(self, data: bytes) -> None:
         self._feed(Side.TARGET, data)
@@ -84,10 +86,14 @@ class Relay:
         if self._reason:
             return
         began = monotonic()
+        self._read_us = now_us = self._now_us()
+        if side is Side.CLIENT:
+            self._active_us = now_us
         try:
             self._do(self._talk.received(side, data))
         except Exception as error:
             self._ended_by(error)
+        self._read_us = 0
         if monotonic() - began > TURN_S:  # one read of dense hits may take this long, and the loop does many in a row
             self._may_read(side, "turn", False)
             asyncio.get_running_loop().call_soon(self._may_read, side, "turn", True)
@@ -116,18 +122,19 @@ class Relay:
         asks: list[Ask] = []
         to_client: list[bytes] = []
         to_target: list[bytes] = []
-        now_us = self._now_us()
+        behind = False
         write = self._recorder.write
         for effect in effects:
             if isinstance(effect, Send):
                 data = effect.data
+                now_us = self._read_us or self._now_us()
                 if effect.side is Side.CLIENT:
-                    write(now_us, 1, data)
+                    behind = write(now_us, 1, data)
                     to_client.append(data)
                     if effect.original is not None:
                         self._seal(now_us, 1, effect.original)
                 else:
-                    write(now_us, 0, data if effect.recorded is None else effect.recorded)
+                    behind = write(now_us, 0, data if effect.recorded is None else effect.recorded)
                     to_target.append(data)
             elif isinstance(effect, Ask):
                 asks.append(effect)
@@ -139,12 +146,12 @@ class Relay:
             self._target.write(to_target[0] if len(to_target) == 1 else b"".join(to_target))
         if to_client:
             self._client.write(to_client[0] if len(to_client) == 1 else b"".join(to_client))
-        if self._recorder.behind or (self._originals is not None and self._originals.behind):
+        if behind or (self._originals is not None and self._originals.behind):
             self._hold_back()
         if asks:
             self._gate.ask(asks)
-        if self._talk.full or "queue" in self._client_stopped:
-            self._may_read(Side.CLIENT, "queue", not self._talk.full)
+        if self._client_stopped and not self._talk.full:
+            self._may_read(Side.CLIENT, "queue", True)
 
     def _rarely(self, effect: Effect) -> None:
         match effect:
