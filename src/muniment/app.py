@@ -200,7 +200,7 @@ class Gateway:
         self.index.start()
         self.index.wake()
         await self.listeners.follow(self.registry.current)
-        self.tasks.spawn("tick", self._ticks())
+        self.tasks.spawn("ticks", self._ticks())
         self.tasks.spawn("approvals", self.approvals.run())
         if self.registry.directory is not None:
             self.tasks.spawn("manifests", self.registry.watch())
@@ -224,13 +224,12 @@ class Gateway:
     async def _ticks(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            try:
-                self._tick(now_us())
-                await asyncio.to_thread(self.log.tick, now_us())
-            except Unavailable as down:
-                log.error("%s", down)
-            except Exception:  # our own fault: without ticks no disk is looked at, and nothing is signed
-                log.exception("a tick failed; the next one is tried")
+            # A task each, so that one that fails is told of and the next one is tried: without ticks nothing is signed.
+            await asyncio.wait([self.tasks.spawn("tick", self._one_tick())])
+
+    async def _one_tick(self) -> None:
+        self._tick(now_us())
+        await asyncio.to_thread(self.log.tick, now_us())
 
     def _tick(self, now: int) -> None:
         if self.journal.failed and not self._failure_told:
