@@ -21,6 +21,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection
 
 from muniment.model.errors import Unavailable
+from muniment.proof import canonical
 from muniment.store import payloads
 from muniment.store.database import Database, marks, position, sessions, uses
 from muniment.store.keys import Keys
@@ -28,7 +29,9 @@ from muniment.store.payloads import Payload
 
 CHUNK = 4 << 20  # of the log read at once
 AFTER = 256 << 10  # of the log read behind a session's close: responses are written in batches
-PAUSE_S = 1.0  # between two folds, so that a busy log is folded in large batches
+PAUSE_S = 0.1  # between two folds, so that a busy log is folded in batches
+BUSY_PAUSE_S = 1.0  # the same behind one of MANY_BYTES
+MANY_BYTES = 64 << 10  # of the log, about 100 lines
 # Canonical JSON has sorted keys and escapes quotes within text, so these can match nothing but the line's own fields.
 _REQUEST, _RESPONSE = b',"kind":"request"', b',"kind":"response"'
 _DECISION, _SES, _TOUCHES, _VERSION = b'"decision":"', b',"ses":"', b',"touches":[', b',"v":'
@@ -119,18 +122,24 @@ class Index:
         while not self._stopping.is_set():
             self._wake.wait()
             self._wake.clear()
+            read = 0
             try:
-                self.catch_up()
+                read = self.catch_up()
                 self.failed = ""
             except Unavailable as error:
                 self.failed = str(error)
-            self._stopping.wait(PAUSE_S)
+            self._stopping.wait(BUSY_PAUSE_S if read > MANY_BYTES else PAUSE_S)
 
-    def catch_up(self) -> None:
-        """Fold everything that is in the log now. Raises Unavailable when the database or the file fails."""
+    def catch_up(self) -> int:
+        """Fold everything that is in the log now. Returns its bytes. Raises Unavailable when the database or the file
+        fails."""
+        read = 0
         with self._folding:
-            while self._fold():
-                continue
+            while more := self._fold():
+                read += more
+                if more < CHUNK - canonical.MAX_BYTES:
+                    break
+        return read
 
     def _verify(self) -> None:
         at = self._position()
@@ -154,20 +163,20 @@ class Index:
             row = connection.execute(select(position.c.next_index, position.c.offset, position.c.tail)).first()
         return (row[0], row[1], row[2]) if row else None
 
-    def _fold(self) -> bool:
-        """Fold one chunk. Returns whether there may be more."""
+    def _fold(self) -> int:
+        """Fold one chunk. Returns how many bytes; less than a chunk without its last line when there is no more."""
         index, offset, _ = self._position() or (0, 0, "")
         try:
             with self._records.open("rb") as file:
                 file.seek(offset)
                 data = file.read(CHUNK)
         except FileNotFoundError:
-            return False
+            return 0
         except OSError as error:
             raise Unavailable(f"cannot read {self._records} ({error.strerror})", "look after its disk") from error
         whole = data.rfind(b"\n") + 1
         if not whole:
-            return False
+            return 0
         batch = _Batch(index, offset)
         for line in data[:whole].split(b"\n")[:-1]:
             batch.take(line)
@@ -178,7 +187,7 @@ class Index:
             connection.execute(
                 insert(position), {"id": 1, "next_index": batch.index, "offset": batch.offset, "tail": tail}
             )
-        return len(data) == CHUNK
+        return whole
 
     def _secret(self, instance: str, iseq: int) -> dict[str, str]:
         """The sealed fields of one line; empty when they cannot be opened (the tables are then poorer, not wrong)."""
@@ -272,12 +281,13 @@ class _Batch:
         self._marks: list[dict[str, Any]] = []
         self._opened: list[tuple[dict[str, Any], int, int]] = []  # (line, its index, its offset)
         self._closed: list[tuple[dict[str, Any], int]] = []  # (line, offset behind it)
-        self._requests: Counter[tuple[bytes, bytes, bytes]] = Counter()  # see _request
+        self._requests: dict[tuple[bytes, bytes, bytes], int] = {}  # see _request
 
     def take(self, line: bytes) -> None:
         """One line. About 2 us for a request, of which there are many."""
         if _REQUEST in line:
-            self._requests[_request(line)] += 1
+            request = _request(line)
+            self._requests[request] = self._requests.get(request, 0) + 1
         elif _RESPONSE not in line:
             leaf = json.loads(line)
             kind = str(leaf.get("kind", ""))
@@ -327,12 +337,12 @@ class _Batch:
 
 def _request(line: bytes) -> tuple[bytes, bytes, bytes]:
     """(session, decision, the fields from touches on as JSON without braces) of a request's line."""
-    at = line.find(_SES) + len(_SES)
-    ses = line[at : line.find(b'"', at)]
-    start = line.find(_TOUCHES, at)
-    touches = line[start + 1 : line.find(_VERSION, start)] if start >= 0 else b""
-    at = line.find(_DECISION) + len(_DECISION)
-    return ses, line[at : line.find(b'"', at)], touches
+    head, _, rest = line.partition(_SES)
+    ses, _, rest = rest.partition(b'"')
+    _, touches, rest = rest.partition(_TOUCHES)
+    at = head.find(_DECISION) + len(_DECISION)
+    shown = touches[1:] + rest[: rest.find(_VERSION)] if touches else b""
+    return ses, head[at : head.find(b'"', at)], shown
 
 
 def _leaf(line: bytes) -> str:
