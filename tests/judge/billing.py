@@ -23,7 +23,19 @@ RELATIONS = (
     Relation(STAFF, "hr", "staff", "r", ((1, "name"), (2, "ssn"))),
     Relation(COPIES, "public", "copies", "v", ((1, "whole"),)),
 )
-FUNCTIONS = ("upper", "row_to_json", "count", "max", "query_to_xml", "now", "pg_notify", "generate_series", "substr")
+FUNCTIONS = (
+    "upper",
+    "row_to_json",
+    "count",
+    "max",
+    "query_to_xml",
+    "now",
+    "pg_notify",
+    "pg_advisory_lock",
+    "setseed",
+    "generate_series",
+    "substr",
+)
 
 
 def catalog(*relations: Relation, version: int = 1) -> Catalog:

@@ -451,6 +451,9 @@ def test_the_quick_test_is_left_out_where_it_would_not_see_a_hit() -> None:
         ("select * from nowhere.known", False),
         ("create table y as select * from nowhere.known", True),
         ("copy nowhere.known to stdout", True),
+        ("select pg_advisory_lock(card_number::bigint) from customers", True),
+        ("select pg_advisory_lock(id) from invoices", False),
+        ("select setseed(0.5), card_number from customers", False),
         ("select secrets_of(1)", False),
         ("insert into invoices (memo) values (secrets_of(1))", True),
         ("insert into invoices (memo) values (upper('x'))", False),
@@ -494,6 +497,13 @@ def test_a_column_that_is_younger_than_the_catalogue_is_redacted() -> None:
 def test_rows_that_the_reading_does_not_foresee_are_redacted() -> None:
     plan = masks().plan((Column("x", None, TEXT, False),), action("insert into invoices (id) values (1)"), 0)
     assert plan is not None and plan.maskers[0] is not None
+
+
+def test_of_several_statements_none_is_believed_where_a_rule_may_answer_too() -> None:
+    ruled = replace(catalog(), ruled=frozenset({"public.invoices"}))
+    for text, hidden in (("insert into invoices (id) values (1); select 1", True), ("select 1; select 2", False)):
+        plan = masks().plan((Column("x", None, TEXT, False),), action(text, ruled), 0)
+        assert (plan is not None and plan.maskers[0] is not None) is hidden
 
 
 def test_an_operator_of_the_databases_own_may_give_anything_back() -> None:

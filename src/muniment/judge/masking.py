@@ -147,7 +147,7 @@ class TargetMasks:
         unknown = (None,) * len(columns)
         if action is None or not action.complete:
             return unknown
-        if not 0 <= nth < len(action.outputs):
+        if not action.counted or not 0 <= nth < len(action.outputs):
             return unknown  # rows that a rule of the target made
         if not self.protected.concerns(action) and not calls_out(action):
             return (NOTHING,) * len(columns)  # nothing in the whole statement is protected, stars included

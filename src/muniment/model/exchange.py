@@ -48,6 +48,7 @@ class Action:
     copies_rows: it stores or keeps rows read from relations (INSERT ... SELECT, CREATE TABLE AS, DECLARE CURSOR,
     COPY ... ), so that a mask by column could be evaded later.
     columns: every column name that occurs anywhere in the text ("*" for a star or whole row).
+    counted: False when the target may answer with results that are not in `outputs`, by a rule on a relation.
     """
 
     touches: tuple[Touch, ...]
@@ -61,6 +62,7 @@ class Action:
     forgets: tuple[tuple[str, str], ...] = ()
     copies_rows: bool = False
     columns: frozenset[str] = frozenset()
+    counted: bool = True
 
     @property
     def verbs(self) -> frozenset[str]:
@@ -143,6 +145,7 @@ class Catalog:
     relations: by (schema, name); functions: name -> schemas that have one of that name; depends: view's oid -> the
     (relation oid, column number) that it is built from, at any depth, number 0 for a whole row; inherits: the oid of a
     partition or child -> its direct parents; shipped: functions, as schema.name, that belong to extensions;
+    ruled: relations, as schema.name, with rules that a view alone does not make;
     version: grows with every load. A view that uses a function or operator of the database's own, which may read
     anything, depends on ANYTHING.
     """
@@ -156,3 +159,4 @@ class Catalog:
     depends: dict[int, frozenset[tuple[int, int]]] = field(default_factory=dict)
     inherits: dict[int, frozenset[int]] = field(default_factory=dict)
     shipped: frozenset[str] = frozenset()
+    ruled: frozenset[str] = frozenset()

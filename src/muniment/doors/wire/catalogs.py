@@ -87,7 +87,7 @@ class Catalogs:
         if old is not None and self._digests.get(key) == digest:
             return Catalog(
                 database, old.version, now_us, old.relations, old.by_oid, old.functions, old.depends, old.inherits,
-                old.shipped,
+                old.shipped, old.ruled,
             )  # fmt: skip
         catalog = catalogue.read_catalog(rows, database, next(_versions), now_us)
         self._digests[key] = digest

@@ -64,6 +64,11 @@ SELECT DISTINCT 'd', r.ev_class::pg_catalog.text, '0', '0', ''
          SELECT FROM pg_catalog.pg_depend AS e WHERE e.classid OPERATOR(pg_catalog.=) d.refclassid
             AND e.objid OPERATOR(pg_catalog.=) d.refobjid AND e.deptype OPERATOR(pg_catalog.=) 'e')
 UNION ALL
+SELECT DISTINCT 'u', n.nspname::pg_catalog.text, c.relname::pg_catalog.text, '', ''
+  FROM pg_catalog.pg_rewrite AS r JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) r.ev_class
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ WHERE r.ev_type OPERATOR(pg_catalog.<>) '1'::pg_catalog."char"
+UNION ALL
 SELECT 'i', i.inhrelid::pg_catalog.text, i.inhparent::pg_catalog.text, '', '' FROM pg_catalog.pg_inherits AS i
 """
 
@@ -93,6 +98,7 @@ def read_catalog(rows: Rows, database: str, version: int, now_us: int) -> Catalo
     edges: dict[int, set[tuple[int, int]]] = defaultdict(set)
     parents: dict[int, set[int]] = defaultdict(set)
     shipped: set[str] = set()
+    ruled: set[str] = set()
     for row in rows:
         kind, one, two, three, four = _texts(row)
         if kind == "r":
@@ -103,6 +109,8 @@ def read_catalog(rows: Rows, database: str, version: int, now_us: int) -> Catalo
             functions[one].add(two)
             if three == "true":
                 shipped.add(f"{two}.{one}")
+        elif kind == "u":
+            ruled.add(f"{one}.{two}")
         elif kind == "i":
             parents[int(one)].add(int(two))
         else:
@@ -118,6 +126,7 @@ def read_catalog(rows: Rows, database: str, version: int, now_us: int) -> Catalo
         depends={view: _closure(view, edges) for view in edges},
         inherits={child: frozenset(found) for child, found in parents.items()},
         shipped=frozenset(shipped),
+        ruled=frozenset(ruled),
     )
 
 

@@ -157,6 +157,7 @@ class _Work:
         self._changes_names = False
         self._copies_rows = False
         self._counted = True  # False once nobody can say which result a later statement's rows are
+        self._ruled = False  # True when a rule may answer with rows of its own
         self._blind = False  # True after a statement of this text that may change what names mean
         self._depth = 0
 
@@ -176,6 +177,7 @@ class _Work:
             forgets=tuple(self._forgets),
             copies_rows=self._copies_rows,
             columns=frozenset(self._columns),
+            counted=parts == 1 or not self._ruled,
         )
 
     def add(self, part: Part, mode: Mode) -> None:
@@ -196,6 +198,7 @@ class _Work:
             self._follow(refer)
         if mode is not Mode.TOUCHES and len(self._outputs) == before:
             self._rows(part, called, row)
+        self._ruled = self._ruled or any(self._has_rules(use) for use in part.uses if use.verb in _RULED)
         if part.rows is Rows.NO and any(use.verb in _RULED for use in part.uses):
             self._counted = False  # a rule of the target can make it answer with rows all the same
         if mode is Mode.RUN:
@@ -269,6 +272,10 @@ class _Work:
         if use.verb != "call" or use.kind not in ("function", "operator"):
             return False
         return not all(name.startswith(_SYSTEM) for name in names)
+
+    def _has_rules(self, use: Use) -> bool:
+        """Whether a rule may make something else of a change to this relation."""
+        return self._catalog is None or any(name in self._catalog.ruled for name in self._resolved(use))
 
     def _resolved(self, use: Use) -> tuple[str, ...]:
         """The full names that a use may mean; all of them must be permitted."""

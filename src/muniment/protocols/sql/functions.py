@@ -39,6 +39,14 @@ LARGE_OBJECTS = {
     "lo_unlink": "drop",
 }
 
+REMEMBERS = words(
+    """
+    pg_advisory_lock pg_advisory_lock_shared pg_advisory_xact_lock pg_advisory_xact_lock_shared pg_try_advisory_lock
+    pg_try_advisory_lock_shared pg_try_advisory_xact_lock pg_try_advisory_xact_lock_shared setseed
+    pg_logical_emit_message pg_create_restore_point pg_replication_origin_create
+    """
+)
+
 SEQUENCES = {"nextval": "update", "setval": "update", "currval": "select", "pg_sequence_last_value": "select"}
 
 UNKNOWN = "?.unknown"  # a name that is only known when the statement runs: matches nothing but "*"
@@ -77,6 +85,12 @@ def _set_config(p: Gather, name: str, args: list[Node]) -> None:
     p.reads_only = False
     p.copies_rows = p.copies_rows or _keeps(args[1])
     set_value(p, setting.lower(), constant(args[1]), local=args[2].get("A_Const", {}).get("boolval") != {})
+
+
+def _remembers(p: Gather, name: str, args: list[Node]) -> None:
+    """Functions whose argument can be seen elsewhere afterwards: in pg_locks, by random(), in the log of changes."""
+    p.reads_only = False
+    p.copies_rows = p.copies_rows or any(_keeps(arg) for arg in args)
 
 
 def _keeps(node: Node) -> bool:
@@ -134,6 +148,7 @@ _SPECIAL: dict[str, Callable[[Gather, str, list[Node]], None]] = {
     "set_config": _set_config,
     "current_setting": _current_setting,
     "pg_notify": _notify,
+    **dict.fromkeys(REMEMBERS, _remembers),
     **dict.fromkeys(SEQUENCES, _sequence),
     **dict.fromkeys(LARGE_OBJECTS, _large_object),
     **dict.fromkeys(READ_FILES | WRITE_FILES, _file),
