@@ -156,6 +156,7 @@ class Turnstile:
         try:
             repeat.record(gate.journal, self._n, statement)
         except Unavailable as down:
+            self._n -= 1
             self._client.broken(down.what)
             return True
         self._client.ruled(((ask.ticket, repeat.verdict, repeat.action),))
@@ -213,13 +214,21 @@ class Turnstile:
             if not wait and isinstance(verdict, Allow) and judged.shown is None:
                 repeats.append((judged, request))
         if entries:
-            self._gate.journal.append(entries)
+            self._append(entries)
         for judged, request in repeats:
             assert isinstance(judged.verdict, Allow)
             self._judging.repeats.keep(
                 judged.ask.statement, judged.action, judged.verdict, self._gate.journal.again(request)
             )
         return waits
+
+    def _append(self, requests: Sequence[Entry]) -> None:
+        """Write requests; what could not be written is not counted, or the session's end would tell of one too many."""
+        try:
+            self._gate.journal.append(requests)
+        except Unavailable:
+            self._n -= len(requests)
+            raise
 
     def _comes_again(self, text: str, behind: Sequence[Judged]) -> bool:
         """Whether the refused statement is asked again to be executed, so that one refusal is one line."""
@@ -324,7 +333,7 @@ class Turnstile:
             if isinstance(again.verdict, Hold) and again.verdict != wanted:
                 leaf = ""
         if isinstance(again.verdict, Deny):
-            self._gate.journal.append([self._request(again)])
+            self._append([self._request(again)])
             self._refuse(judged, again.verdict)
             return
         if not leaf:
@@ -336,7 +345,7 @@ class Turnstile:
         grant = hold.grant or hold.rule
         if isinstance(again.verdict, Hold):
             again.verdict = Allow(grant, self._judging.masks_of(judged), judged.shown)
-        self._gate.journal.append([self._request(again, approval=leaf)])
+        self._append([self._request(again, approval=leaf)])
         await self._gate.journal.durable()
         if self._client.wants(judged.ask.ticket) and not self._closed:
             self._client.ruled([(judged.ask.ticket, again.verdict, judged.action)])
