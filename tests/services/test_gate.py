@@ -389,3 +389,16 @@ def test_a_repeated_read_is_ruled_on_no_more_once_the_journal_failed(tmp_path: P
         assert half.failed
 
     in_a_house(tmp_path, body)
+
+
+def test_what_a_lying_target_says_was_done_always_fits_in_the_record(tmp_path: Path) -> None:
+    async def body(house: House, gate: Gate, half: Half) -> None:
+        assert half.turnstile is not None
+        half.ask(ask(1, "SELECT total FROM invoices"))
+        await until(lambda: half.rulings)
+        half.turnstile.ended(1, Outcome("error", 0, 0, "9" * 90_000, "\x01\ud800:é" + "X" * 90_000, ()))
+        gate.flush()
+        [leaf] = house.written(Response)
+        assert leaf["results"] == ["s-1:1:error:0:0:99999:    " + "X" * 60 + ":"]
+
+    in_a_house(tmp_path, body)

@@ -20,6 +20,7 @@ from muniment.services.reading import Reader
 from muniment.store.journal import Journal
 
 BATCH = 64  # responses on one line
+MAX_TAG = 64  # characters of what a target says was done; PostgreSQL's have at most 40
 FLUSH_S = 0.25  # how long a response waits for others
 
 Spawn = Callable[[str, Coroutine[Any, Any, None]], object]
@@ -76,8 +77,8 @@ class Gate:
     def ended(self, ses: str, n: int, outcome: Outcome) -> None:
         """Record how an exchange ended; batched with others."""
         masked = ",".join(f"{name}={count}" for name, count in outcome.masked) if outcome.masked else ""
-        tag = outcome.tag.replace(":", " ")
-        self._results.append(f"{ses}:{n}:{outcome.status}:{outcome.rows}:{outcome.bytes}:{outcome.code}:{tag}:{masked}")
+        tag, code = _word(outcome.tag, MAX_TAG), _word(outcome.code, 5)
+        self._results.append(f"{ses}:{n}:{outcome.status}:{outcome.rows}:{outcome.bytes}:{code}:{tag}:{masked}")
         if len(self._results) >= BATCH:
             self.flush()
         elif self._timer is None:
@@ -94,3 +95,10 @@ class Gate:
                 self.journal.append([Response(results=tuple(results))])
             except Unavailable:
                 self.journal.append_closing([Response(results=tuple(results))])
+
+
+def _word(text: str, most: int) -> str:
+    """A target's word as it may stand in the record: a line of it is shared with other sessions and must fit."""
+    if len(text) <= most and text.isascii() and text.isprintable() and ":" not in text:
+        return text
+    return "".join(char if " " <= char <= "~" and char != ":" else " " for char in text[:most])

@@ -349,3 +349,36 @@ def test_a_cancel_on_its_way_does_not_hit_the_gateways_own_question() -> None:
     table.do(table.talk.cancel_over())
     assert b"current_schemas" in table.to_target
     assert b"SELECT 1\0" not in table.to_target
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        frames.frame(b"A", b"\0\0\0\1" + CARD + b"\0x\0"),
+        frames.frame(b"A", b"\0\0\0\1x\0" + CARD + b" \xff\0"),
+        frames.frame(b"S", b"application_name\0" + CARD + b"\0"),
+    ],
+    ids=["channel", "payload", "setting"],
+)
+def test_what_a_target_reports_beside_rows_is_masked_too(message: bytes) -> None:
+    table = Table(allow_masked(masks()))
+    table.client(query("SELECT 1"))
+    table.target(message + tag("SELECT 1") + READY)
+    assert CARD not in table.to_client
+    assert kinds(table.to_client)[1:] == "CZ"
+
+
+def test_a_setting_made_of_protected_data_is_withheld_in_its_report() -> None:
+    made = masks()
+    reading = Action(touches=(Touch("relation", "public.customers", "select"),))
+    table = Table(lambda statement: (Allow("all", made), reading))
+    table.client(query("SELECT set_config('application_name', note, false) FROM customers"))
+    table.target(frames.frame(b"S", b"application_name\0pineapple\0") + frames.frame(b"S", b"DateStyle\0ISO\0"))
+    assert table.to_client == frames.frame(b"S", b"application_name\0\0") + frames.frame(b"S", b"DateStyle\0ISO\0")
+
+
+def test_a_status_that_nobody_knows_breaks_the_protocol() -> None:
+    table = Table()
+    table.client(query("SELECT 1"))
+    with pytest.raises(ProtocolError):
+        table.target(tag("SELECT 1") + b"Z\0\0\0\5X")

@@ -184,7 +184,7 @@ def _open(door: Door, driver: LoginDriver, ready: Ready, catalog: Catalog, key: 
     session, target = driver.session, driver.target_pipe
     assert session is not None and target is not None
     session = replace(session, client_name=ready.client_name, target_pid=ready.target_pid, tls=ready.client_tls)
-    entry = SessionTarget(ses=session.id, pid=ready.target_pid, server=ready.server, tls=ready.target_tls)
+    entry = SessionTarget(ses=session.id, pid=ready.target_pid, server=ready.server[:64], tls=ready.target_tls)
     door.gate.journal.append([entry])
     names = Names(catalog, ready.path, ready.temporary)
     grants = door.rules().grants

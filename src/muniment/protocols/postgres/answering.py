@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 from muniment.model.effects import Look, Send, Side
 from muniment.model.errors import ProtocolError
+from muniment.model.verdict import Masks
 from muniment.protocols.postgres import frames
 from muniment.protocols.postgres.showing import Showing, shape_of
 from muniment.protocols.postgres.startup import codec_of
-from muniment.protocols.postgres.state import COPY_KINDS, IDLE, Expect, Mode, decode
+from muniment.protocols.postgres.state import COPY_KINDS, IDLE, STATUSES, Expect, Mode, decode, encode
 
+_FREE_TEXT = (b"application_name", b"search_path")  # reported settings that a statement may set to what it has read
 _Q, _P, _B, _E, _D, _C, _H, _S, _F, _X = b"QPBEDCHSFX"
 
 
@@ -264,17 +266,20 @@ class Answering(Showing):
         return self._redacted(b"N", frames.fields(Side.TARGET, data[pos + 5 : end]), exchange)
 
     def _on_notification(self, data: bytes, pos: int, end: int) -> bytes | None:
-        exchange = self._expects[0].exchange if self._expects else None
-        masks = exchange.masks if exchange is not None else self._last_masks
+        channel, at = frames.cstring(Side.TARGET, data, pos + 9, end)
+        payload, _ = frames.cstring(Side.TARGET, data, at, end)
+        masks, _ = self._masks_now()
         if masks is None:
             return None
-        at = pos + 9
-        channel, at = frames.cstring(Side.TARGET, data, at, end)
-        payload, _ = frames.cstring(Side.TARGET, data, at, end)
-        text, hits = masks.text(decode(payload))
-        if not hits:
+        shown = [masks.text(decode(text)) for text in (channel, payload)]
+        if not any(hits for _, hits in shown):
             return None
-        return frames.frame(b"A", data[pos + 5 : pos + 9] + channel + b"\0" + text.encode() + b"\0")
+        return frames.frame(b"A", data[pos + 5 : pos + 9] + b"".join(encode(text) + b"\0" for text, _ in shown))
+
+    def _masks_now(self) -> tuple[Masks | None, bool]:
+        """The masks of what comes now, and whether the statement that it may be of touches protected data."""
+        exchange = self._expects[0].exchange if self._expects else None
+        return (exchange.masks, exchange.protected) if exchange is not None else (self._last_masks, False)
 
     def _on_parameter(self, data: bytes, pos: int, end: int) -> bytes | None:
         name, at = frames.cstring(Side.TARGET, data, pos + 5, end)
@@ -283,7 +288,13 @@ class Answering(Showing):
             raise ProtocolError(Side.TARGET, "standard_conforming_strings was turned off")
         if name == b"client_encoding" and codec_of(decode(value)) != self._codec:
             raise ProtocolError(Side.TARGET, "client_encoding was changed")
-        return None
+        masks, protected = self._masks_now()
+        if masks is None:
+            return None
+        text, hits = masks.text(decode(value))
+        if not hits and not (protected and name in _FREE_TEXT):
+            return None
+        return frames.frame(b"S", name + b"\0" + (encode(text) if hits else b"") + b"\0")
 
     def _on_ready(self, data: bytes, pos: int, end: int) -> bytes | None:
         if end - pos != 6:
@@ -296,6 +307,8 @@ class Answering(Showing):
                 self._done(gone.exchange, "refused" if gone.exchange.denied else "skipped")
         expect = self._pop(b"QS", "ReadyForQuery")
         self.status = data[pos + 5]
+        if self.status not in STATUSES:
+            raise ProtocolError(Side.TARGET, "ReadyForQuery has no known status")
         exchange = expect.exchange
         if expect.kind == _Q and exchange is not None:
             self._done(exchange, "error" if exchange.code else "ok")

@@ -20,7 +20,7 @@ MAX_ITEMS, FEW_ITEMS = 512, 256  # messages that wait for a ruling; at the first
 MAX_EXPECTS = 10_000  # replies that are due; PostgreSQL keeps back at most 8 KB, so it has answered some of these
 MAX_STATEMENTS = 10_000  # prepared statements that one session may keep
 OURS = b"muniment:"  # names that begin so are the gateway's own
-IDLE, IN_TRANSACTION, FAILED = b"ITE"  # transaction status
+IDLE, IN_TRANSACTION, FAILED = STATUSES = b"ITE"  # transaction status
 COPY_KINDS = frozenset(b"dcf")
 RUNNING = frozenset(b"QBEF")  # messages that run something
 ENDING = frozenset(b"QSF")  # messages that end a batch: the target answers each with one ReadyForQuery
@@ -212,3 +212,8 @@ class Memory:
 def decode(data: bytes) -> str:
     """Text of a peer's; bytes that are no UTF-8 stay as lone surrogates, which the reader of SQL refuses."""
     return data.decode("utf-8", "surrogateescape")
+
+
+def encode(text: str) -> bytes:
+    """The bytes of which `decode` made this text."""
+    return text.encode("utf-8", "surrogateescape")

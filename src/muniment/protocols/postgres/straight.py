@@ -20,6 +20,7 @@ from muniment.protocols.postgres.showing import MAX_PLANS, shape_of
 from muniment.protocols.postgres.state import (
     IDLE,
     MAX_STATEMENTS,
+    STATUSES,
     Exchange,
     Expect,
     Item,
@@ -146,7 +147,7 @@ class Straight(Answering):
     def _finish(self, run: Run, data: bytes) -> list[Effect] | None:
         """The target's read, where it is the whole reply to a run, and shows nothing that is masked."""
         ready = len(data) - 6
-        if ready < 0 or not run.sent or not data.startswith(_READY, ready):
+        if ready < 0 or not run.sent or not data.startswith(_READY, ready) or data[ready + 5] not in STATUSES:
             return None
         pos = 0
         if run.prepared is not None:
