@@ -120,3 +120,16 @@ def test_a_read_ends_with_the_peer() -> None:
             await pipe.read(1)
 
     over(body)
+
+
+def test_a_peer_that_hung_up_is_known_although_nothing_is_read() -> None:
+    async def body(pipe: Pipe, peer: socket.socket) -> None:
+        pipe.pause()
+        peer.send(b"x")
+        assert not pipe.hung_up()
+        peer.close()
+        await asyncio.sleep(0.05)
+        assert pipe.hung_up()
+        assert not pipe.closed
+
+    over(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -149,6 +150,15 @@ class Pipe(asyncio.Protocol):
             receiver(data)
         if self.closed:
             lost()
+
+    def hung_up(self) -> bool:
+        """Whether the peer has closed its side; for when we do not read, and so are not told. Linux only."""
+        sock = None if self.closed else self.transport.get_extra_info("socket")
+        if sock is None or not hasattr(select, "POLLRDHUP"):
+            return False
+        watch = select.poll()
+        watch.register(sock.fileno(), select.POLLRDHUP)
+        return any(event & (select.POLLRDHUP | select.POLLHUP | select.POLLERR) for _, event in watch.poll(0))
 
     def pause(self) -> None:
         """Stop reading."""

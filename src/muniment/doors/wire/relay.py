@@ -33,6 +33,7 @@ log = logging.getLogger("muniment.wire")
 CHECK_S = 1.0  # how often age and idleness are looked at
 TURN_S = 0.005  # a read that takes longer is followed by other sessions' reads
 CHANNEL = {Side.TARGET: 0, Side.CLIENT: 1}
+GONE_S = 30.0  # what a client sent before it hung up has this time to be taken by a slow target
 NOTES, META = 2, 3
 
 
@@ -56,6 +57,7 @@ class Relay:
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopped: dict[Side, set[str]] = {Side.CLIENT: set(), Side.TARGET: set()}
         self._client_stopped = self._stopped[Side.CLIENT]
+        self._gone_s = 0.0  # for how long a client that is not read has been known to be gone
         self._read_us = 0  # when what is handled now was read
         self._active_us = session.opened_at_us
         left_us = session.admission.expires_at_us - self._now_us()  # a clock that is set back prolongs nothing
@@ -283,6 +285,10 @@ class Relay:
 
     def _look_at_clock(self) -> None:
         now_us = self._now_us()
+        self._gone_s = self._gone_s + CHECK_S if self._client_stopped and self._client.hung_up() else 0.0
+        if self._gone_s >= GONE_S:
+            self._client_lost()
+            return
         admission = self.session.admission
         if now_us >= admission.expires_at_us or asyncio.get_running_loop().time() >= self._until:
             self.cut("the session is as old as it may become")
@@ -325,7 +331,10 @@ class Relay:
 
     async def _finish(self) -> None:
         self._end("gateway")
-        self._door.gate.flush()
+        try:
+            self._door.gate.flush()
+        except Exception:  # our own fault; the session's end is recorded all the same
+            log.exception("session %s: outcomes could not be recorded", self.session.id)
         shown = await self._recorder.end()
         original = await self._originals.end() if self._originals is not None else None
         reason = self._reason
