@@ -382,3 +382,12 @@ def test_a_status_that_nobody_knows_breaks_the_protocol() -> None:
     table.client(query("SELECT 1"))
     with pytest.raises(ProtocolError):
         table.target(tag("SELECT 1") + b"Z\0\0\0\5X")
+
+
+def test_a_good_bye_does_not_wait_for_the_names() -> None:
+    table = Table(_changing)
+    table.client(query("SET search_path = other"))
+    table.target(tag("SET") + READY)
+    table.client(frames.TERMINATE)
+    assert table.closed == "client"
+    assert table.to_target.endswith(frames.TERMINATE)

@@ -162,7 +162,8 @@ def _exchange(one: dict[str, Any]) -> None:
         say(f"  why       {one['why']}")
     masked = ", ".join(f"{count} × {name}" for name, count in (one["masked"] or {}).items())
     end = [
-        one["status"] or "running or unknown",
+        one["status"]
+        or ("waiting, or went on as another exchange" if one["decision"] == "hold" else "running or unknown"),
         f"{one['rows']} rows",
         f"{one['bytes']} bytes",
         one["tag"],

@@ -62,6 +62,8 @@ class Asking(Releasing):
         self._client_size = len(rest)
 
     def _may_take(self, kind: int) -> bool:
+        if kind == _X and not self._items:
+            return True  # a good-bye need not wait for what we ask in between
         if self._queued_bytes > MAX_QUEUED_BYTES or self._refreshing or len(self._expects) >= MAX_EXPECTS:
             return False
         self._crowded = len(self._items) >= (FEW_ITEMS if self._crowded else MAX_ITEMS)
