@@ -386,7 +386,11 @@ def serve(path: Path) -> int:
     except (ConfigError, Unavailable) as error:
         print(f"muniment: {error}", file=sys.stderr)
         return 1
+    except UnicodeDecodeError:
+        print(f"muniment: {path}: it is not UTF-8\n    mend: write it as UTF-8 text", file=sys.stderr)
+        return 1
     except OSError as error:
-        print(f"muniment: {path}: {error.strerror}\n    mend: name a file that this user may read", file=sys.stderr)
+        mend = "name a place that this user may read, and write where it is the store"
+        print(f"muniment: {error.filename or path}: {error.strerror or error}\n    mend: {mend}", file=sys.stderr)
         return 1
     return 0
