@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 COMPILED = sorted(str(p) for p in Path("src/muniment/scan").glob("*.py") if p.name != "__init__.py")
@@ -26,6 +28,18 @@ def extensions() -> list[Extension]:
     return built
 
 
+class WithDigest(build_ext):
+    """Says in a checkout what the compiled files were made of: file times say nothing after a `git checkout`."""
+
+    def run(self) -> None:
+        """Compile, then keep the digest of all sources, as `cat scan/*.p* | sha256sum` makes it."""
+        super().run()
+        if self.inplace or self.editable_mode:
+            room = Path("src/muniment/scan")
+            sources = b"".join(path.read_bytes() for path in sorted(room.glob("*.p*")))
+            (room / "compiled.sha256").write_text(hashlib.sha256(sources).hexdigest() + "\n", "ascii")
+
+
 class WithVerifier(build_py):
     """Ships the stand-alone verifier inside the wheel; in a checkout it is found where it stands."""
 
@@ -38,4 +52,4 @@ class WithVerifier(build_py):
             shutil.copyfile("verifier/verify.py", place / "verify.py")
 
 
-setup(ext_modules=extensions(), cmdclass={"build_py": WithVerifier})
+setup(ext_modules=extensions(), cmdclass={"build_py": WithVerifier, "build_ext": WithDigest})

@@ -49,11 +49,16 @@ make_venv() {
 }
 
 # install_package DIRECTORY: this clone in that environment, editable; the scan room compiled where a compiler is found
-# and MUNIMENT_PLAIN is not set.
+# and MUNIMENT_PLAIN is not set. What was compiled from other sources than those that stand here is removed: it would run.
 install_package() {
-    local venv=$1 wanted
-    wanted="$PWD ${MUNIMENT_PLAIN:+plain} $(can_compile "$venv" && echo compiled) $(digest pyproject.toml setup.py src/muniment/scan/*.p*)"
-    if [ "$(cat "$venv/package.stamp" 2>/dev/null)" != "$wanted" ]; then
+    local venv=$1 wanted sources
+    sources=$(digest src/muniment/scan/*.p*)
+    if [ "$(cat src/muniment/scan/compiled.sha256 2>/dev/null)" != "$sources" ]; then
+        rm -f src/muniment/scan/*.so src/muniment/scan/compiled.sha256
+    fi
+    wanted="$PWD ${MUNIMENT_PLAIN:+plain} $(can_compile "$venv" && echo compiled) $(digest pyproject.toml setup.py) $sources"
+    if [ "$(cat "$venv/package.stamp" 2>/dev/null)" != "$wanted" ] \
+        || { can_compile "$venv" && [ ! -e src/muniment/scan/compiled.sha256 ]; }; then
         say "installing muniment into $venv"
         "$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --no-index --editable . \
             || stop "muniment could not be installed into $venv" "see pip's message above"

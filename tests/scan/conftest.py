@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -18,8 +20,12 @@ NAMES = ("rows", "tokens", "values", "quick")  # in the order in which they impo
 
 
 def compiled_file(name: str) -> Path | None:
-    """The compiled module beside the plain file, where there is one."""
-    return next(iter(sorted(FOLDER.glob(f"{name}.*.so")) + sorted(FOLDER.glob(f"{name}.*.pyd"))), None)
+    """The module compiled for this Python from the sources that stand here; None for one of other sources."""
+    file = FOLDER / f"{name}{EXTENSION_SUFFIXES[0]}"
+    made_of = FOLDER / "compiled.sha256"
+    sources = b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.p*")))
+    current = made_of.exists() and made_of.read_text("ascii").strip() == sha256(sources).hexdigest()
+    return file if current and file.exists() else None
 
 
 def load(files: dict[str, Path]) -> SimpleNamespace:
@@ -57,5 +63,5 @@ def scan(request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
         return
     files = {name: compiled_file(name) for name in NAMES}
     if None in files.values():
-        pytest.skip("not compiled here: python setup.py build_ext --inplace")
+        pytest.skip("not compiled from these sources: scripts/test does it where there is a compiler")
     yield load({name: file for name, file in files.items() if file is not None})

@@ -8,20 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.scan.conftest import FOLDER, NAMES, compiled_file
 from tests.scan.frames import read, row, tables
 
 shown = st.none() | st.binary(max_size=30)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_compiled_module_is_not_older_than_its_source(name: str) -> None:
-    compiled = compiled_file(name)
-    if compiled is None:
-        pytest.skip("not compiled here")
-    sources = [FOLDER / f"{name}{end}" for end in (".py", ".pxd")]
-    newest = max(source.stat().st_mtime for source in sources if source.exists())
-    assert compiled.stat().st_mtime >= newest, "stale: python setup.py build_ext --inplace"
 
 
 @settings(max_examples=150, deadline=None)
