@@ -141,6 +141,28 @@ def test_a_portal_that_is_executed_again_means_what_it_meant_when_it_was_bound()
     assert table.seen[-1].text == "SELECT 1" and table.seen[-1].names is first.names
 
 
+YOUNGER = Catalog("db", 2, 30_000_000, {}, {}, {}, {})
+
+
+def test_names_that_others_changed_count_from_the_next_message_that_nothing_runs_before() -> None:
+    table = Table(really_read, catalog=CATALOG)
+    table.client(query("SELECT 1"))
+    table.do(table.talk.renewed(YOUNGER))
+    table.client(query("SELECT 2"))  # the first still runs
+    assert table.seen[-1].names.catalog is CATALOG
+    table.target(tag("SELECT 1") + READY + tag("SELECT 1") + READY)
+    table.client(query("SELECT 3"))
+    assert table.seen[-1].names.catalog is YOUNGER
+
+
+def test_names_that_the_session_itself_changed_in_a_transaction_are_read_there() -> None:
+    table = Table(really_read, catalog=Catalog("db", -1, 0, {}, {}, {}, {}), status=b"T")
+    table.do(table.talk.renewed(YOUNGER))
+    assert b"pg_rewrite" in table.to_target  # the gateway's own question, for the whole catalogue
+    table.client(query("SELECT * FROM public.customers"))
+    assert not asked(table, "FROM public.customers")  # until it is answered
+
+
 def about_cards(made: Masks) -> Rule:
     """Statements touch a protected relation; COMMIT is one of the transaction's."""
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from time import monotonic
 
 from muniment.doors.wire import dial
+from muniment.doors.wire.catalogs import FRESH_US
 from muniment.doors.wire.door import Door
 from muniment.doors.wire.pipe import Pipe
 from muniment.model.access import Session
@@ -30,6 +31,7 @@ from muniment.store.recordings import Recorder, path_of
 
 log = logging.getLogger("muniment.wire")
 
+STALE_US, RETRY_US = 300_000_000, 5_000_000  # how old names may become when the target does not give them; asked again
 CHECK_S = 1.0  # how often age and idleness are looked at
 TURN_S = 0.005  # a read that takes longer is followed by other sessions' reads
 CHANNEL = {Side.TARGET: 0, Side.CLIENT: 1}
@@ -59,6 +61,9 @@ class Relay:
         self._client_stopped = self._stopped[Side.CLIENT]
         self._gone_s = 0.0  # for how long a client that is not read has been known to be gone
         self._read_us = 0  # when what is handled now was read
+        self._names_us = talk.catalog.loaded_at_us if talk.catalog is not None else session.opened_at_us
+        self._names_due_us = self._names_us + FRESH_US  # when they are read again before anything is judged
+        self._early: list[bytes] = []  # what the client said while its names were read again
         self._active_us = session.opened_at_us
         left_us = session.admission.expires_at_us - self._now_us()  # a clock that is set back prolongs nothing
         self._until = asyncio.get_running_loop().time() + left_us / 1e6
@@ -77,6 +82,15 @@ class Relay:
     # --- bytes -----------------------------------------------------------------------------------------------------
 
     def _from_client(self, data: bytes) -> None:
+        if self._early or self._now_us() > self._names_due_us:
+            if not self._early:
+                self._may_read(Side.CLIENT, "names", False)
+                self._door.spawn(f"names {self.session.id}", self._renew())
+            self._early.append(data)
+            return
+        self._take_in(data)
+
+    def _take_in(self, data: bytes) -> None:
         self._feed(Side.CLIENT, data)
         if self._talk.full and not self._reason:
             self._may_read(Side.CLIENT, "queue", False)
@@ -245,6 +259,33 @@ class Relay:
             )
         )
         self._may_read(Side.TARGET, "look", True)
+
+    async def _renew(self) -> None:
+        """Names that others changed count within half a minute: read them before anything more is judged."""
+        admission, known = self.session.admission, self._talk.catalog
+        own = known is not None and known.version < 0
+        try:
+            if own:  # younger than what is shared
+                catalog = await self._door.catalogs.fresh(
+                    admission.target.name, admission.database, admission.role, known
+                )
+            else:
+                catalog = await self._door.catalogs.get(admission.target.name, admission.database, admission.role)
+        except Unavailable as down:
+            now_us = self._now_us()
+            if now_us - self._names_us > STALE_US:
+                self.broken(down.what)
+                return
+            log.warning("session %s: names are not read again: %s", self.session.id, down)
+            self._names_due_us = now_us + RETRY_US
+        else:
+            self._names_us = catalog.loaded_at_us
+            self._names_due_us = self._names_us + FRESH_US
+            if known is None or catalog.version != known.version:
+                self._later(lambda: self._talk.renewed(catalog))
+        early, self._early = self._early, []
+        self._take_in(b"".join(early))
+        self._may_read(Side.CLIENT, "names", True)
 
     def _hold_back(self) -> None:
         """The recording is behind: read nothing until it has caught up."""

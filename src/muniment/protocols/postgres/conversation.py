@@ -13,7 +13,7 @@ from muniment.model.exchange import Action, Catalog
 from muniment.model.verdict import Deny, Masks, Verdict
 from muniment.protocols.postgres import frames
 from muniment.protocols.postgres.meaning import Names
-from muniment.protocols.postgres.state import MAX_QUEUED_BYTES, State
+from muniment.protocols.postgres.state import IDLE, MAX_QUEUED_BYTES, State
 from muniment.protocols.postgres.straight import Straight
 
 
@@ -84,6 +84,18 @@ class Conversation(Straight):
             if (exchange := self._current()) is not None:
                 exchange.masks = masks
             self._from_target(data, looked=True)
+        return self._take()
+
+    def renewed(self, catalog: Catalog) -> list[Effect]:
+        """A younger catalogue. One that the session changed itself, in a transaction that goes on, is read again there:
+        nobody else can see it."""
+        self._unfold()
+        own = self._known.catalog is not None and self._known.catalog.version < 0
+        if self.status == IDLE or not own:
+            self._newer = catalog
+        else:
+            self._dirty = self._dirty_whole = True
+            self._quiet()
         return self._take()
 
     def cancelled(self) -> list[Effect]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from muniment.model.effects import Close, Send, Side
-from muniment.model.exchange import Action
+from muniment.model.exchange import Action, Catalog
 from muniment.protocols.postgres import catalogue, frames
 from muniment.protocols.postgres.meaning import Names
 from muniment.protocols.postgres.state import FAILED, IDLE, OURS, Exchange, Expect, Inner, Item, Memory, Mode, State
@@ -42,11 +42,15 @@ def _may_rename(each: Item | Expect) -> bool:
 class Naming(Memory):
     """Keeps the names true: every epoch ends in a question of the gateway's own, at a quiet point."""
 
+    _newer: Catalog | None = None  # what others changed: taken up when nothing runs, so that one batch has one reading
+
     def _names_now(self, text: str) -> Names:
         """How names are resolved for this text. The session's own prepared statements and cursors come along only
         where a keyword that refers to one stands in it, so that all else is read from caches that sessions share."""
         if self._dirty:
             return self._with(path=None)
+        if self._newer is not None and not self._items and not self._expects:
+            self._known, self._newer = self._with(catalog=self._newer), None
         if (self._prepared or self._cursors) and _refers(text) and not self._unsettled():
             if self._full is None:
                 self._full = self._known.replaced(prepared=dict(self._prepared), cursors=dict(self._cursors))
@@ -186,5 +190,6 @@ class Naming(Memory):
             version = -((self._number << 24) + self._loads)
             rows = [row for row in inner.rows if row[0] not in (b"p", b"t")]
             catalog = catalogue.read_catalog(rows, catalog.database, version, catalog.loaded_at_us)
+            self._newer = None
         self._dirty = self._dirty_whole = False
         self._known = self._with(path=path, temporary=temporary, catalog=catalog)
