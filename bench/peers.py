@@ -96,7 +96,7 @@ SETTINGS = """\
 deployment: bench.example.org
 store: {store}
 manifests: {manifests}
-listen: {{api: "unix:{store}/api.sock", allowPlaintextLoopback: true}}
+listen: {{postgres: "127.0.0.1:{shared}", api: "unix:{store}/api.sock", allowPlaintextLoopback: true}}
 """
 
 
@@ -162,7 +162,7 @@ class Gateway:
                 identity=IDENTITY, host=cluster.host, port=cluster.port, role=ROLE, database=DATABASE, **ports
             )
         )
-        config.write_text(SETTINGS.format(store=store, manifests=manifests))
+        config.write_text(SETTINGS.format(store=store, manifests=manifests, shared=servers.free_port()))
         environment = os.environ | {"BENCH_TARGET_PASSWORD": PASSWORDS[ROLE]}
         with (directory / "log").open("wb") as log:
             process = subprocess.Popen(
