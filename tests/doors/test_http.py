@@ -183,3 +183,22 @@ def test_a_number_in_an_address_is_one_or_a_bad_request(text: str) -> None:
         assert 0 <= Query({"limit": text}).number("limit", 5, 100) <= 100
     except BadRequest as refused:
         assert refused.mend
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/rules/apply", '{"files": [{"name": "\\ud800", "text": "a"}]}'),
+        ("/v1/rules/apply", '{"files": [{"name": "a.yaml", "text": "\\udfff"}]}'),
+        ("/v1/sessions/s-1/cut", '{"reason": "\\ud800"}'),
+        ("/v1/approvals/decide", '{"document": "{}", "signature": "x", "reason": "\\ud800"}'),
+    ],
+)
+def test_half_a_character_is_refused_and_never_a_fault(served: Served, path: str, body: str) -> None:
+    assert client(served).post(path, content=body).status_code == 400
+
+
+def test_brackets_without_end_are_a_problem_of_the_document(served: Served) -> None:
+    for text in ("[" * 300_000, "{a: " * 100_000, "- " * 300_000, "? " * 200_000, "&a [" * 1000 + "*a" + "]" * 1000):
+        answer = client(served).post("/v1/rules/apply", json={"files": [{"name": "a.yaml", "text": text}]})
+        assert answer.status_code == 422, text[:10]

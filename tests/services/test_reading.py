@@ -175,6 +175,19 @@ def test_a_text_that_kills_its_helper_is_refused_and_the_next_one_is_read(
     run(body, helpers=1)
 
 
+def test_a_text_whose_helper_was_killed_by_others_is_read_by_the_next(
+    strange_worker: Callable[[str], None], tmp_path: Any
+) -> None:
+    """The system may end a helper where memory is short: the text that it had must not be refused for ever."""
+    once = str(tmp_path / "once")
+    strange_worker(f"    if 'busy' in text and not os.path.exists('{once}'): open('{once}', 'w').close(); os.abort()")
+
+    async def body(reader: Reader) -> None:
+        assert (await reader.action("postgres", statement("SELECT 'busy' -- exactly"))).complete
+
+    run(body, helpers=1)
+
+
 def test_a_text_that_takes_too_long_is_refused_and_the_next_one_is_read(strange_worker: Callable[[str], None]) -> None:
     strange_worker("    if 'slow' in text: time.sleep(60)")
 

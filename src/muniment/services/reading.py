@@ -153,7 +153,7 @@ class Reader:
         helper = await self._idle.get()
         try:
             if self._reading(text) is None:  # somebody else may have had it read meanwhile
-                self._keep(text, await helper.read(data, self._timeout_s))
+                self._keep(text, await self._by(helper, data))
         except TimeoutError:
             helper.kill()
             self._fail(text, "reading the statement takes too long", DOUBT_S)
@@ -165,6 +165,14 @@ class Reader:
             raise
         finally:
             self._idle.put_nowait(helper)
+
+    async def _by(self, helper: _Helper, data: bytes) -> Reading:
+        """Ask twice before a text is blamed, and then for ever: the system may have killed the first helper."""
+        try:
+            return await helper.read(data, self._timeout_s)
+        except _Died:
+            helper.kill()
+            return await helper.read(data, self._timeout_s)
 
 
 class _Died(Exception):
@@ -180,8 +188,8 @@ class _Helper:
 
     async def read(self, data: bytes, timeout_s: float) -> Reading:
         """Have one text read. TimeoutError, _Died."""
-        stream = await self._ask(data)
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(timeout_s):  # the sending too: a helper that stands still takes nothing
+            stream = await self._ask(data)
             try:
                 (length,) = struct.unpack("!I", await stream.readexactly(4))
                 if length > MAX_ANSWER_BYTES:

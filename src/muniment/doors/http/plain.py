@@ -45,7 +45,7 @@ class Body:
     def text(self, name: str, default: str | None = None) -> str:
         """A text field."""
         value = self._left.pop(name, default)
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not _is_text(value):
             raise BadRequest(f"{name!r} is not a text", f'send "{name}": "..."')
         return value
 
@@ -73,7 +73,7 @@ class Body:
         for one in value:
             if not isinstance(one, dict) or one.keys() != {"name", "text"}:
                 raise BadRequest(f"{name!r} holds something that is not a file", mend)
-            if not isinstance(one["name"], str) or not isinstance(one["text"], str):
+            if not all(isinstance(part, str) and _is_text(part) for part in one.values()):
                 raise BadRequest(f"{name!r} holds a file whose name or text is not text", mend)
             found.append((one["name"], one["text"]))
         return found
@@ -105,3 +105,8 @@ class Query:
         """Nothing may be left."""
         if self._left:
             raise BadRequest(f"unknown parameters: {', '.join(sorted(self._left))}", "leave them out")
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written: JSON may hold halves of characters."""
+    return value.isascii() or value.encode("utf-8", "replace").decode() == value
