@@ -116,6 +116,13 @@ def test_a_target_that_proves_itself_is_let_go_on() -> None:
     assert SECRET.encode() not in both.said[Side.TARGET] + both.said[Side.CLIENT]
 
 
+def test_the_settings_that_are_pinned_are_those_of_the_startup_packet_so_that_a_reset_comes_back_to_them() -> None:
+    both = Both(target=OK + IDLE + SIMPLE)
+    both.run()
+    assert b"standard_conforming_strings\0on\0" in both.said[Side.TARGET]
+    assert b"client_encoding\0UTF8\0" in both.said[Side.TARGET]
+
+
 LIES = {
     "scram-without-proof": b"".join(list(scram(proof=True))[:2]) + OK,
     "scram-by-another-secret": b"".join(scram(proof=False)) + OK,

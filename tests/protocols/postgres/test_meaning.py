@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muniment.model.exchange import Action, Touch
+from muniment.protocols.postgres.login import codec_of
 from muniment.protocols.postgres.meaning import Names, needs, opaque, resolve
 from muniment.protocols.sql.postgres import read
+from muniment.protocols.sql.settings import CODECS
 from tests.protocols.sql.world import CATALOG, NAMES, action, touches
 
 
@@ -302,3 +304,10 @@ def test_resolving_is_what_a_walk_along_the_path_gives(path: list[str], temporar
     found: Action = action(f"SELECT 1 FROM {name}", Names(CATALOG, tuple(path), frozenset(temporary)))
     assert [touch.name for touch in found.touches] == [f"{home}.{name}"]
     assert json.dumps(found.why) == '""'
+
+
+def test_client_encoding_may_be_set_to_what_it_is_and_to_nothing_else() -> None:
+    for name, codec in CODECS.items():
+        assert codec_of(name) in ("", codec)  # empty: refused at the login already
+        assert action(f"SET client_encoding TO '{name}'", NAMES.replaced(codec=codec)).complete
+    assert not action("SET client_encoding TO 'UTF8'", NAMES.replaced(codec="iso8859-1")).complete

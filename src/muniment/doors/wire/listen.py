@@ -186,10 +186,10 @@ def _open(door: Door, driver: LoginDriver, ready: Ready, catalog: Catalog, key: 
     session = replace(session, client_name=ready.client_name, target_pid=ready.target_pid, tls=ready.client_tls)
     entry = SessionTarget(ses=session.id, pid=ready.target_pid, server=ready.server[:64], tls=ready.target_tls)
     door.gate.journal.append([entry])
-    names = Names(catalog, ready.path, ready.temporary)
     grants = door.rules().grants
     waits = any(grants[name].hold_in_transaction for name in session.admission.grants if name in grants)
     codec = codec_of(ready.parameters.get("client_encoding", "UTF8"))
+    names = Names(catalog, ready.path, ready.temporary, codec=codec)
     talk = Conversation(names, ready.status, next(_numbers), hold_in_transaction=waits, codec=codec)
     relay = Relay(door, session, ready, talk, driver.client, target)
     door.cancels[key.pid] = (key.secret, relay)

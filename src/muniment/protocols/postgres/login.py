@@ -169,6 +169,9 @@ def _target(terms: Terms, startup: Startup, admission: Admission, client_tls: st
     client_name = next((v for n, v in startup.settings.items() if n.lower() == "application_name"), "")
     if not any(name.lower() == "client_encoding" for name in settings):
         settings["client_encoding"] = "UTF8"
+    # In the startup packet, so that RESET ALL and DISCARD ALL come back to it, whatever the database's own default is.
+    settings = {name: value for name, value in settings.items() if name.lower() != "standard_conforming_strings"}
+    settings["standard_conforming_strings"] = "on"
     settings["standard_conforming_strings"] = "on"  # as a startup value: RESET and DISCARD bring back this one
     yield Dial()
     target_tls = yield from _secure_target(admission)

@@ -13,6 +13,7 @@ from typing import Any
 from muniment.model.exchange import Action, Beneath, Catalog, Relation, Touch
 from muniment.protocols.sql.nodes import words
 from muniment.protocols.sql.reading import How, Mode, Part, Reading, Refer, Rows, Use
+from muniment.protocols.sql.settings import CODECS
 
 MAX_FOLLOWED = 4  # EXECUTE of a statement that is an EXECUTE ...; nobody writes more, and a ring must end
 
@@ -46,6 +47,7 @@ class Names:
     catalog: None: unknown; path: effective schemas in order, as `current_schemas(true)` gives them (pg_catalog and
     pg_temp_N included), None: unknown; temporary: the session's temporary relations; prepared, cursors: name -> text
     of the statement (protocol-level statements and portals too: they share the server's name spaces).
+    codec: how the session's texts are read.
     key: of everything but `prepared` and `cursors`, which matter only to the few texts that `needs` something; made
     from the catalog's version, the path and the temporary relations where none is given.
     """
@@ -55,12 +57,13 @@ class Names:
     temporary: frozenset[str] = frozenset()
     prepared: Mapping[str, str] = field(default_factory=dict)
     cursors: Mapping[str, str] = field(default_factory=dict)
+    codec: str = "utf-8"
     key: Hashable = None
 
     def __post_init__(self) -> None:
         if self.key is None:
             version = self.catalog.version if self.catalog else None
-            object.__setattr__(self, "key", (version, self.path, self.temporary))
+            object.__setattr__(self, "key", (version, self.path, self.temporary, self.codec))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Names) and self.key == other.key
@@ -143,6 +146,7 @@ class _Work:
     def __init__(self, names: Names | None, others: Mapping[str, Reading]) -> None:
         self._catalog = names.catalog if names else None
         self._path = _searched(names)
+        self._codec = names.codec if names else ""
         self._temporary = names.temporary if names else frozenset[str]()
         self._others = others
         self._known = _Known(names)
@@ -266,6 +270,10 @@ class _Work:
             self._refuse("it names another database")
         if use.how is not How.FIXED and any("." in piece for piece in (use.schema, use.name, use.sub)):
             self._refuse("a name with a dot in it cannot be told apart from a name in a schema")
+        if (use.kind, use.verb, use.name) == ("setting", "set", "client_encoding") and CODECS.get(
+            use.sub
+        ) != self._codec:
+            self._refuse("client_encoding stays as it was when the session was opened")
         names = self._resolved(use)
         for name in names:
             self._touches[Touch(use.kind, name, use.verb)] = None

@@ -7,13 +7,14 @@ from muniment.protocols.sql.nodes import Node, words
 
 # Settings that change how a text is read, and the values under which our reading is the server's. They are pinned at
 # login; anything else is refused. LATIN and SQL_ASCII keep ASCII bytes as they are, so that no quote can hide.
+# client_encoding -> how its texts are read; a session keeps the one that it was opened with.
+CODECS = {"utf8": "utf-8", "unicode": "utf-8", "sqlascii": "ascii"}
+CODECS |= {f"latin{n}": f"iso8859-{part}" for n, part in enumerate((1, 2, 3, 4, 9, 10, 13, 14, 15, 16), 1)}
+CODECS |= {f"iso8859{part}": f"iso8859-{part}" for part in (1, 2, 3, 4, 9)}
 PINNED = {
     "standard_conforming_strings": words("on true yes 1 tru tr t ye y"),
     "backslash_quote": words("safe_encoding off"),
-    "client_encoding": words(
-        "utf8 unicode sqlascii latin1 latin2 latin3 latin4 latin5 latin6 latin7 latin8 latin9 latin10 iso88591 "
-        "iso88592 iso88593 iso88594 iso88599"
-    ),
+    "client_encoding": frozenset(CODECS),
 }
 
 # Setting these leaves names, rights and the reading of texts alone. All others count as a change of names.
@@ -40,17 +41,18 @@ LEAVES_NAMES = words(
 
 def set_value(p: Gather, name: str, value: str | None, *, local: bool = False, verb: str = "set") -> None:
     """A setting gets a value; None: one that only the run shows. Sets traits, names and completeness."""
-    p.use("setting", verb, name)
+    plain = "" if value is None else value.lower()
+    if name == "client_encoding":
+        plain = "".join(char for char in plain if char.isalnum())
+        p.use("setting", verb, name, sub=plain)
+    else:
+        p.use("setting", verb, name)
     if local:
         p.traits.add("local-setting")
     if name not in LEAVES_NAMES:
         p.changes_names = True
-    if name in PINNED:
-        plain = "" if value is None else value.lower()
-        if name == "client_encoding":
-            plain = "".join(char for char in plain if char.isalnum())
-        if plain not in PINNED[name]:
-            _pinned(p, name)
+    if name in PINNED and plain not in PINNED[name]:
+        _pinned(p, name)
     if name in ("role", "session_authorization"):
         p.traits.add("role-change")
         p.use("role", "set", value if value is not None else "?.unknown")
