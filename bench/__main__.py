@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.live import servers
 
-from bench import load, peers, report, steps
+from bench import load, peers, query, report, steps
 from bench.load import Case, Sample
 from bench.peers import Peer
 from bench.report import Row
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     """Measure what was asked for, print it, and write RESULTS.md when everything was measured."""
     asked = _arguments(arguments)
     if asked.steps:
-        print(steps.table() if steps.STEPS else "no step is registered yet")
+        print(steps.table())
         return 0
     with ExitStack() as stack:
         cluster = stack.enter_context(servers.running(servers.debian(), databases=(load.DATABASE,), more=QUIET))
@@ -85,7 +85,14 @@ def _progress(text: str) -> None:
 
 
 def _text(small: list[Row], large: list[Row], names: list[str], facts: str) -> str:
-    parts = ["# What the gateway costs\n", facts, HOW]
+    parts = [
+        "# What the gateway costs\n",
+        facts,
+        HOW,
+        "## One prepared query, step by step\n",
+        query.__doc__ or "",
+        steps.table(),
+    ]
     if small:
         parts += ["## pgbench -S\n", report.table(small, names, unit="us a query", rate="queries/s")]
     if large:
