@@ -35,7 +35,7 @@ EMPTY = dict.fromkeys("groups touches declared results documents".split(), ())  
 EMPTY |= dict.fromkeys("apply basics identity_ref phase approval recording originals more".split(), "")
 CANNOT = (
     "paths around the gateway, and a gateway host that lied while it ran",
-    "statements, parameters, rows, reasons: the log holds commitments to them; payloads and recordings are sealed",
+    "statements, parameters, rows, reasons: the log has commitments; their seals, and log/tile, are not opened here",
     "that touches (what the named reader read) are all a statement does, or that no guard should have stopped it",
     "that an approver's key is that person's, and that the approved text is the one that ran (its digest is sealed)",
     "for which database, as which role and until when something was granted: declared lines do not say it",
@@ -240,7 +240,7 @@ class Check:
 
     def rows(self, name):
         """The whole lines of a file; a torn last one was never signed."""
-        if (self.dir / name).exists():
+        if (self.dir / name).is_file():  # what is no plain file could keep us waiting
             with (self.dir / name).open("rb") as file:
                 for row in iter(lambda: file.readline(1 << 20), b""):
                     if row[-1:] != b"\n" and len(row) < 1 << 20:
@@ -388,7 +388,7 @@ class Check:
         self.counts["exchanges with an unknown outcome"] += len(one.open)
         for field, suffix in (("recording", "rec"), ("originals", "orig")):
             name, wanted, digest = f"recordings/{leaf.ses}.{suffix}", getattr(leaf, field), hashlib.sha256()
-            if wanted and not (self.dir / name).exists():
+            if wanted and not (self.dir / name).is_file():
                 self.fail(f"is missing, and {self.where} names it", name)
             elif wanted:
                 with (self.dir / name).open("rb") as file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -727,3 +728,11 @@ def test_a_reader_can_hold_it_in_the_head() -> None:
     assert len(code) < 400
     imported = {word for line in source.splitlines() if re.match(r"(from|import) ", line) for word in line.split()[1:2]}
     assert imported <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("name", ["log/records.jsonl", "recordings"])
+def test_what_is_no_plain_file_fails_and_never_hangs(copy: Copy, name: str) -> None:
+    path = next((copy.dir / name).glob("*.rec")) if name == "recordings" else copy.dir / name
+    path.unlink()
+    os.mkfifo(path)
+    assert copy.check()
