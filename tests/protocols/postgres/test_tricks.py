@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from muniment.model.effects import Side
 from muniment.model.errors import ProtocolError
 from muniment.model.exchange import Action, Catalog, Statement, Touch
 from muniment.model.verdict import Allow, Deny, Masks, Verdict
@@ -192,6 +193,15 @@ def test_an_error_that_only_a_commit_meets_tells_no_value() -> None:
     table.client(query("COMMIT"))
     table.target(DUPLICATE + READY)
     assert "E" in kinds(table.to_client) and b"nobody may see" not in table.to_client
+
+
+def test_what_is_copied_into_a_protected_relation_is_not_recorded() -> None:
+    table = Table(about_cards(masks()), catalog=CATALOG)
+    table.client(query("COPY customers FROM STDIN"))
+    table.target(frames.frame(b"G", b"\0\0\0"))
+    table.client(frames.frame(b"d", b"1\tnobody may see\n"))
+    assert b"nobody may see" in table.to_target
+    assert b"nobody may see" not in table.recorded[Side.TARGET]
 
 
 def test_a_detector_sees_an_error_that_no_exchange_asked_for() -> None:

@@ -116,10 +116,14 @@ class Asking(Releasing):
         self._release()
 
     def _copied(self, kind: int, raw: bytes) -> bytes | None:
-        """What the recording holds of a line that is copied in: values that a detector finds are masked in it."""
-        masks = self._expects[0].exchange.masks if self._expects and self._expects[0].exchange else None
-        if masks is None or kind != 100:
+        """What the recording holds of a line that is copied in: nothing of one for a protected relation, else the line,
+        with the values masked that a detector finds."""
+        exchange = self._expects[0].exchange if self._expects else None
+        masks = exchange.masks if exchange is not None else None
+        if masks is None or exchange is None or kind != 100:
             return None
+        if exchange.protected:  # which of the values stands in which column, nobody has looked at
+            return frames.frame(b"d", b"[withheld]\n")
         text, hits = masks.text(decode(raw[5:]))
         return frames.frame(b"d", text.encode("utf-8", "surrogateescape")) if hits else None
 
