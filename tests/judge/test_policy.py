@@ -201,7 +201,7 @@ def _bars(line: GuardRule, action: Action) -> bool:
 def _slow_may(glob: str, name: str) -> bool:
     if not name.startswith("?."):
         return _slow(glob, name)
-    schemas = ["s", "public", "a", "ab", "public.a", "?"]  # every schema that could matter to GLOBS
+    schemas = ["s", "public", "a", "ab", "public.a", "public.", "?"]  # every one that could matter to GLOBS
     return any(_slow(glob, schema + name[1:]) for schema in schemas)
 
 
