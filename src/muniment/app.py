@@ -327,7 +327,7 @@ def _recovered(found: recovery.Recovery) -> str:
 def _instance(path: Path) -> str:
     """The name of this instance's journal, made once."""
     try:
-        return path.read_text(encoding="ascii").strip()
+        return path.read_text(encoding="ascii", errors="replace").strip()  # the journal refuses what is no name
     except FileNotFoundError:
         name = "i-" + secrets.token_hex(4)
         path.write_text(name + "\n", encoding="ascii")
