@@ -127,6 +127,9 @@ async def serve(door: Door, client: Pipe, target_name: str, host: str) -> None:
         log.error("login: %s", down)
     except Gone:
         why = "hung up during the login"
+        if driver.target_pipe is not None and driver.target_pipe.closed:
+            why = "target hung up during the login"
+            _say(client, "08006", "the target closed the connection")
     except Exception:
         why = "internal error"
         log.error("connection %s: our own fault; it is ended", ses)
