@@ -367,11 +367,11 @@ def secret_file(directory: Path, role: str) -> Path:
     return path
 
 
-def until(holds: Callable[[], Any], seconds: float = 10.0) -> Any:
+def until(holds: Callable[[], Any], seconds: float = 10.0, *, every_s: float = 0.02) -> Any:
     """What `holds` returns once it is true, or its last value when the time is over."""
     end = time.monotonic() + seconds
     while not (found := holds()) and time.monotonic() < end:
-        time.sleep(0.02)
+        time.sleep(every_s)
     return found
 
 
