@@ -115,6 +115,17 @@ def test_replay_shows_what_was_seen_and_keeps_its_timing(house: Gateway) -> None
     assert spent[1] - spent[0] > 0.7
 
 
+def test_an_operator_cuts_a_session_and_says_why(house: Gateway) -> None:
+    with psycopg.connect(house.conninfo(), password=house.token(), autocommit=True) as connection:
+        connection.execute("SELECT 1")
+        name = str(house.newest()["ses"])
+        assert house.cli("sessions", "cut", name, "--reason", "it runs wild").returncode == 0
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+    assert "it runs wild" in house.shown()["closed"]["reason"]
+    assert house.cli("sessions", "cut", name, "--reason", "again").returncode == 1
+
+
 def test_reading_the_record_is_recorded(house: Gateway) -> None:
     name = house.asked("sessions", "list", "--run", "run-4711")[0]["ses"]
     house.cli("sessions", "replay", name, "--speed", "0")

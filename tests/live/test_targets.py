@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.live import rules, servers
 from tests.live.certificates import authority
-from tests.live.gateway import ENVIRONMENT, Gateway, made
+from tests.live.gateway import ENVIRONMENT, Gateway, made, until
 from tests.live.servers import HOST, PASSWORDS, Cluster
 
 ELSEWHERE = "127.0.0.2"  # leads to the same server, whose certificate does not carry it
@@ -80,6 +81,7 @@ def targets(
             found[f"{role.replace('_', '-')}-wrong"] = (debian, role, secrets / "wrong.secret", {})
         found |= {
             "trust": (debian, "report_trust", None, {}),
+            "few": (debian, "report_trust", None, {"limits": {"connections": 2}}),
             "by-env": (debian, "report_ro", "LIVE_REPORT_RO", {}),
             "no-env": (debian, "report_ro", "LIVE_NOT_SET", {}),
             "no-file": (debian, "report_ro", secrets / "not-there.secret", {}),
@@ -154,6 +156,17 @@ def test_the_client_learns_nothing_of_where_and_how_the_target_is_reached(target
 def test_a_target_that_says_nothing_does_not_hold_a_client_beyond_the_login_deadline(targets: Gateway) -> None:
     done = targets.psql("SELECT 1", at="silent")  # psql itself would wait 10 s
     assert done.returncode == 2 and "timeout expired" not in done.stderr
+
+
+def test_a_target_is_spared_more_connections_than_its_limit(targets: Gateway) -> None:
+    with psycopg.connect(targets.conninfo("few"), password=targets.token()) as one, contextlib.ExitStack() as stack:
+        one.execute("SELECT 1")
+        while (done := targets.psql("SELECT 1", at="few")).returncode == 0:  # the gateway's own reading counts or not
+            more = psycopg.connect(targets.conninfo("few"), password=targets.token())
+            stack.enter_context(more)
+            assert len(targets.sessions(target="few")) < 9, "there is no limit"
+        assert "FATAL" in done.stderr
+    assert until(lambda: targets.psql("SELECT 1", at="few").returncode == 0)
 
 
 def test_a_secret_that_was_changed_is_used_by_the_next_session(
