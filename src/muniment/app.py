@@ -168,6 +168,7 @@ class Gateway:
             self.log.fold([line.line for line in batch])
 
     def _fold(self, lines: list[SyncedLine]) -> None:
+        self.index.expect(self.instance, lines)
         self.log.fold_synced(self.instance, lines)
         self.index.wake()
 

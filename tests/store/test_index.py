@@ -14,6 +14,7 @@ from sqlalchemy import select, text
 
 from muniment.model.entries import ApprovalRequest, Entry, Request, Response, SessionClose, SessionOpen
 from muniment.model.errors import Unavailable
+from muniment.store import payloads
 from muniment.store.database import Database, sessions
 from muniment.store.index import Filters, Index, _request
 from muniment.store.journal import Journal
@@ -181,3 +182,19 @@ def test_the_quick_reading_of_a_request_is_what_json_says(
     ses, decision, rest = _request(line)
     assert (ses, decision) == (b"s-1", b"hold")
     assert tuple(json.loads(b"{" + rest + b"}").get("touches", ())) == touches
+
+
+def test_the_opening_of_a_session_is_read_where_the_journal_says_it_is(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the place its payload is looked for from the run's begin, which is all traffic since the start."""
+
+    def looked(file: int, iseq: int) -> int | None:
+        raise AssertionError("it was looked for")
+
+    shelf.journal.add_sink(lambda lines: shelf.index.expect("i-00000001", lines))
+    shelf.write(asked("s-0", 1, "select relation public.t"))
+    with monkeypatch.context() as patch:
+        patch.setattr(payloads, "_find", looked)
+        shelf.write(opened("s-1", run="4711"), opened("s-2", run="4712"))
+    assert [row.run for row in shelf.index.sessions(Filters())] == ["4712", "4711"]
