@@ -59,12 +59,12 @@ def main(arguments: list[str]) -> int:
             if size
         ]
         postgres = "PostgreSQL " + cluster.sql("SHOW server_version", database=load.DATABASE).split()[0]
-    command = shlex.join(["python", "-m", "bench", *arguments])
-    facts = report.facts(postgres, command, asked.rounds, asked.seconds)
-    text = _text(small, large, [peer.name for peer in measured], facts)
-    print(text)
-    if asked.write:
-        RESULTS.write_text(text, "utf-8")
+        command = shlex.join(["python", "-m", "bench", *arguments])
+        facts = report.facts(postgres, command, asked.rounds, asked.seconds)
+        text = _text(small, large, [peer.name for peer in measured], facts)
+        print(text)
+        if asked.write:
+            RESULTS.write_text(text, "utf-8")
     return 0
 
 
