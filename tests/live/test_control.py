@@ -42,7 +42,7 @@ def test_what_nobody_granted_is_refused_and_never_reaches_the_target(gateway: Ga
     ):
         said = gateway.refusal(text, job="narrow")
         assert "42501" in said and "DETAIL" in said and "HINT" in said, said
-    assert "never" not in debian.log()
+    assert not re.search(r"never[-_]\d", debian.log())
     assert gateway.answer("SELECT count(*) FROM invoices", job="narrow") == "50"
 
 
@@ -119,14 +119,14 @@ def test_a_refusal_in_a_pipeline_undoes_what_came_before_it_as_the_client_was_to
         row = connection.execute("SELECT count(*) FROM invoices WHERE total = 654321").fetchone()
         assert row == (0,)
     assert debian.sql("SELECT count(*) FROM invoices WHERE total = 654321").strip() == "0"
-    assert "TRUNCATE" not in debian.log()
+    assert "TRUNCATE invoices" not in debian.log()
 
 
 def test_several_statements_in_one_message_are_judged_together(gateway: Gateway, debian: Cluster) -> None:
     said = gateway.refusal(
         "INSERT INTO invoices (customer_id, total) VALUES (1, 777777); DROP TABLE invoices", at="guarded"
     )
-    assert "production-safety" in said and "777777" not in debian.log()
+    assert "production-safety" in said and "VALUES (1, 777777)" not in debian.log()
 
 
 # --- hold

@@ -270,7 +270,7 @@ def test_a_journal_that_cannot_be_written_stops_all_traffic_and_a_restart_recove
             own.stop()
         own.start()
         assert own.answer("SELECT 'again'") == "again"
-        own.signed()
+        assert own.stop() == 0
         verified = own.verify()
         assert verified.returncode == 0, verified.stdout
 
@@ -327,7 +327,7 @@ def test_a_disk_that_fills_alarms_then_takes_no_sessions_then_no_traffic_and_rec
             own.stop()
         own.start()
         assert own.answer("SELECT 'again'") == "again"
-        own.signed()
+        assert own.stop() == 0
         verified = own.verify()
         assert verified.returncode == 0, verified.stdout
         own.close()
